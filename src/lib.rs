@@ -1,0 +1,2 @@
+//! promrelay.
+pub mod wal;

@@ -1,0 +1,76 @@
+//! Numbers of the log that must not be mixed up, one type each.
+//!
+//! ```text
+//! savepoint(target) <= read(target) <= readable <= appended        for every target, always
+//! ```
+//!
+//! *Readable* is the durable position, with `sync = "never"` the written one.
+
+use std::fmt;
+
+/// A record's place in the total order of the log: dense, the first record is 1, 0 is "no record".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// Before the first record.
+    pub const NONE: Position = Position(0);
+
+    /// The position after this one.
+    #[must_use]
+    pub fn next(self) -> Position {
+        Position(self.0 + 1)
+    }
+
+    /// The position before this one; [`Position::NONE`] stays what it is.
+    #[must_use]
+    pub fn previous(self) -> Position {
+        Position(self.0.saturating_sub(1))
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a segment file. Ascends for ever, never used twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SegmentId(pub u64);
+
+impl fmt::Display for SegmentId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A point between two records: everything up to `position` lies before it, `total` samples in all since the log was born.
+///
+/// Two marks are all that the ledger needs: the samples between them are a subtraction, whether the records in between can
+/// still be read or not.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// The last record before this point.
+    pub position: Position,
+    /// Samples (floats and histograms) of all records up to `position`.
+    pub total: u64,
+}
+
+/// Where bytes are: a segment and an offset in its file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The segment.
+    pub segment: SegmentId,
+    /// Bytes from the start of its file.
+    pub offset: u64,
+}
+
+/// The end of what readers may see.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Readable {
+    /// The newest readable record and the running total with it.
+    pub mark: Mark,
+    /// Behind its last byte.
+    pub place: Place,
+}

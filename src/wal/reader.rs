@@ -1,0 +1,212 @@
+//! A cursor: steps through the readable records of the log, one after the other, and says exactly what it could not read.
+//!
+//! ```text
+//!              Record   the next readable record, copied out of the mapping, both checksums verified
+//!  next() ---> Gap      everything from here up to a later mark cannot be read any more: damaged, or in a segment that is gone
+//!              End      nothing more is readable now
+//! ```
+//!
+//! A cursor carries a [`Mark`], and each record's header carries the running total before it. So whatever lies between (a
+//! damaged record, a missing segment, a jump of positions after a crash) is one subtraction, and there is one kind of gap.
+//!
+//! Reading may wait for the disk: call it where blocking is allowed.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Shared;
+use super::position::{Mark, Place, Position};
+use super::record::{self, Header, Meta};
+use super::segment::{DATA_START, Segment};
+
+/// What a cursor came upon.
+#[derive(Debug)]
+pub enum Step {
+    /// The next record.
+    Record(Record),
+    /// What lies between the cursor's mark and `to` cannot be read. The cursor stands at `to` now.
+    Gap {
+        /// The mark behind the gap.
+        to: Mark,
+        /// The place behind the gap.
+        place: Place,
+        /// For people: where and what.
+        reason: String,
+    },
+    /// Nothing more is readable now.
+    End,
+}
+
+/// A record as it was stored.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Its header.
+    pub header: Header,
+    /// The fields behind the header.
+    pub meta: Meta,
+    /// The request's body, byte for byte.
+    pub body: Bytes,
+    /// Where the next record starts.
+    pub next: Place,
+}
+
+impl Record {
+    /// The point behind this record.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark { position: self.header.position, total: self.header.total }
+    }
+}
+
+/// A reader's moving place in the log.
+#[derive(Debug)]
+pub struct Cursor {
+    log: Arc<Shared>,
+    mark: Mark,
+    at: Option<At>,
+}
+
+#[derive(Debug)]
+struct At {
+    segment: Arc<Segment>,
+    offset: u64,
+}
+
+impl Cursor {
+    /// A cursor that stands behind `mark`. `place` is where the next record was when the mark was taken; if it is not there any
+    /// more it is looked for.
+    pub(super) fn new(log: Arc<Shared>, mark: Mark, place: Place) -> Cursor {
+        let hinted = log.segment(place.segment).filter(|segment| {
+            let extent = log.extent(segment);
+            let here = segment.read_header(place.offset, extent.end).map(|header| header.position);
+            // Nothing there yet is as good as the right record, if the segment ends there with the mark.
+            let at_the_end = place.offset == extent.end && extent.last.position == mark.position;
+            here == Some(mark.position.next()) || at_the_end
+        });
+        let at = match hinted {
+            Some(segment) => Some(At { segment, offset: place.offset }),
+            None => log.segment_holding(mark.position.next()).map(|segment| {
+                let offset = skip_to(&segment, log.extent(&segment).end, mark.position);
+                At { segment, offset }
+            }),
+        };
+        Cursor { log, mark, at }
+    }
+
+    /// The point up to which this cursor has read.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    /// Steps on.
+    pub fn next_step(&mut self) -> Step {
+        loop {
+            let Some(at) = &self.at else {
+                let Some(segment) = self.log.first_segment() else { return Step::End };
+                if let Some(gap) = self.enter(segment, "the log begins later") {
+                    return gap;
+                }
+                continue;
+            };
+            let (id, offset) = (at.segment.id(), at.offset);
+            let extent = self.log.extent(&at.segment);
+            if offset < extent.end {
+                return self.step_within(extent.end);
+            }
+            if let Some(gap) = self.gap_to(extent.last, "records at the end of a segment are damaged") {
+                return gap;
+            }
+            if !extent.is_closed {
+                return Step::End;
+            }
+            let Some(next) = self.log.segment_after(id) else { return Step::End };
+            if let Some(gap) = self.enter(next, "a segment is missing, or positions were skipped after a crash") {
+                return gap;
+            }
+        }
+    }
+
+    /// Moves to the start of a segment. What it begins with may lie beyond the cursor's mark.
+    fn enter(&mut self, segment: Arc<Segment>, otherwise: &str) -> Option<Step> {
+        let before = segment.header().before;
+        self.at = Some(At { segment, offset: DATA_START });
+        self.gap_to(before, otherwise)
+    }
+
+    /// If `to` lies beyond the cursor's mark: moves there and says so.
+    fn gap_to(&mut self, to: Mark, what: &str) -> Option<Step> {
+        if to.position <= self.mark.position {
+            return None;
+        }
+        let at = self.at.as_ref().expect("a gap is found at a place");
+        let place = Place { segment: at.segment.id(), offset: at.offset };
+        let reason = format!(
+            "{what}: positions {} to {} (near offset {} of {})",
+            self.mark.position.next(),
+            to.position,
+            at.offset,
+            at.segment.path().display()
+        );
+        self.mark = to;
+        Some(Step::Gap { to, place, reason })
+    }
+
+    fn step_within(&mut self, end: u64) -> Step {
+        let mark = self.mark;
+        let at = self.at.as_mut().expect("the caller found a place");
+        let Some(header) = at.segment.read_header(at.offset, end).filter(|header| header.position > mark.position)
+        else {
+            // Damage. Whatever valid record comes next, the totals say what is missing before it.
+            let found = at.segment.find_header(at.offset + record::ALIGN, end, mark.position);
+            let damaged = at.offset;
+            at.offset = found.map_or(end, |(offset, _)| offset);
+            tracing::debug!(path = %at.segment.path().display(), offset = damaged, bytes = at.offset - damaged, "stepped over damage");
+            return self.next_step();
+        };
+        let before = Mark { position: header.position.previous(), total: header.total_before() };
+        if let Some(gap) = self.gap_to(before, "records are damaged or missing") {
+            return gap;
+        }
+        let at = self.at.as_mut().expect("the caller found a place");
+        let offset = at.offset;
+        at.offset += header.stored_len();
+        let next = Place { segment: at.segment.id(), offset: at.offset };
+        match read_payload(&at.segment, offset, &header) {
+            Some((meta, body)) => {
+                self.mark = Mark { position: header.position, total: header.total };
+                Step::Record(Record { header, meta, body, next })
+            }
+            None => {
+                let to = Mark { position: header.position, total: header.total };
+                self.gap_to(to, "a record's body is damaged").expect("the header's position lies beyond the mark")
+            }
+        }
+    }
+}
+
+fn read_payload(segment: &Segment, offset: u64, header: &Header) -> Option<(Meta, Bytes)> {
+    let mut payload = vec![0; usize::try_from(header.payload_len()).ok()?];
+    segment.copy(offset + record::HEADER_LEN as u64, &mut payload).ok()?;
+    if record::payload_crc(&[], &payload) != header.body_crc {
+        return None;
+    }
+    let payload = Bytes::from(payload);
+    let meta_len = usize::try_from(header.meta_len).ok()?;
+    let meta = Meta::decode(&payload[..meta_len])?;
+    Some((meta, payload.slice(meta_len..)))
+}
+
+/// The offset of the first record above `position` in a segment; its end, if there is none. Reads headers only.
+fn skip_to(segment: &Segment, end: u64, position: Position) -> u64 {
+    let mut offset = DATA_START;
+    while let Some(header) = segment.read_header(offset, end) {
+        if header.position > position {
+            return offset;
+        }
+        offset += header.stored_len();
+    }
+    // The end, or damage, which the cursor steps over itself.
+    offset.min(end)
+}

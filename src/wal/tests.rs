@@ -1,0 +1,389 @@
+//! Tests of the log as a whole: what goes in comes out, whatever happens to the files in between.
+
+use std::fs::OpenOptions;
+use std::net::IpAddr;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use bytes::Bytes;
+use tempfile::TempDir;
+
+use super::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
+use super::*;
+
+struct Silent;
+
+impl Observer for Silent {
+    fn synced(&self, _: Duration, _: usize) {}
+}
+
+const SEGMENT: u64 = 64 << 10;
+
+struct Fixture {
+    log: Log,
+    appender: Option<Appender>,
+    closer: Option<Closer>,
+    report: Report,
+}
+
+impl Fixture {
+    fn open(dir: &Path) -> Fixture {
+        Fixture::open_with(dir, SyncMode::Always, 16 * SEGMENT, Mark::default())
+    }
+
+    fn open_with(dir: &Path, sync: SyncMode, max_bytes: u64, floor: Mark) -> Fixture {
+        let directory = Directory::open(dir).unwrap();
+        let options = Options { segment_bytes: SEGMENT, max_bytes, sync };
+        let Opened { log, appender, report, closer } = Log::open(directory, options, floor, Arc::new(Silent)).unwrap();
+        Fixture { log, appender: Some(appender), closer: Some(closer), report }
+    }
+
+    /// Appends a record of `len` body bytes that are all `fill`.
+    fn append(&self, fill: u8, len: usize) -> Result<Appended, AppendError> {
+        let mut ticket = self.appender.as_ref().unwrap().append(new_record(fill, len), Box::new(()));
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(ticket.outcome())
+    }
+
+    fn close(mut self) {
+        self.appender = None;
+        self.closer.take().unwrap().close();
+    }
+
+    /// Ends the threads without a seal, as a crash would. (What was acknowledged is in the files.)
+    fn crash(self) -> TempCopy {
+        let copy = tempfile::tempdir().unwrap();
+        for entry in std::fs::read_dir(self.log.shared.directory.path()).unwrap() {
+            let entry = entry.unwrap();
+            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        self.close();
+        TempCopy(copy)
+    }
+
+    fn read_all(&self) -> (Vec<(u64, u8)>, Vec<u64>) {
+        read_from(&self.log, self.log.start(), Place::default())
+    }
+}
+
+struct TempCopy(TempDir);
+
+fn new_record(fill: u8, len: usize) -> NewRecord {
+    let content = Content {
+        kind: Kind::Write1,
+        flags: 0,
+        counts: Counts { samples: 10, series: 10, ..Counts::default() },
+        times: TimeRange { min: 1, max: 2 },
+        decoded_len: 100,
+    };
+    let meta =
+        Meta { forwarded: vec![("x-scope-orgid".into(), vec![fill])], sender: Some(IpAddr::from([10, 0, 0, fill])) };
+    NewRecord::new(content, &meta, Bytes::from(vec![fill; len]), 5)
+}
+
+/// Positions with the first byte of their bodies, and the samples in each gap.
+fn read_from(log: &Log, mark: Mark, place: Place) -> (Vec<(u64, u8)>, Vec<u64>) {
+    let mut cursor = log.cursor(mark, place);
+    let (mut records, mut gaps) = (Vec::new(), Vec::new());
+    let mut before = mark;
+    loop {
+        match cursor.next_step() {
+            Step::Record(record) => {
+                assert_eq!(record.header.total_before(), before.total, "every sample is in a record or a gap");
+                assert!(record.body.iter().all(|byte| *byte == record.body[0]));
+                assert_eq!(record.meta.forwarded[0].1, [record.body[0]]);
+                records.push((record.header.position.0, record.body[0]));
+            }
+            Step::Gap { to, .. } => gaps.push(to.total - before.total),
+            Step::End => break,
+        }
+        before = cursor.mark();
+    }
+    assert_eq!(before, log.readable().mark, "a cursor at the end has seen everything");
+    (records, gaps)
+}
+
+fn numbered(range: std::ops::RangeInclusive<u64>) -> Vec<(u64, u8)> {
+    range.map(|position| (position, position as u8)).collect()
+}
+
+fn flip(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x40], offset).unwrap();
+}
+
+#[test]
+fn records_come_back_in_order_across_segments_and_after_a_clean_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=40 {
+        assert_eq!(fixture.append(n, 5000).unwrap().position, Position(u64::from(n)));
+    }
+    assert!(fixture.log.segments().len() >= 3);
+    assert_eq!(fixture.read_all(), (numbered(1..=40), vec![]));
+    fixture.close();
+
+    let fixture = Fixture::open(dir.path());
+    assert_eq!(fixture.report.scanned, 0, "a clean stop seals the last segment");
+    assert_eq!(fixture.append(41, 10).unwrap().position, Position(41));
+    assert_eq!(fixture.read_all(), (numbered(1..=41), vec![]));
+    assert_eq!(fixture.log.readable().mark.total, 410);
+}
+
+#[test]
+fn a_crash_costs_a_scan_of_one_segment_and_no_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let copy = fixture.crash();
+    let fixture = Fixture::open(copy.0.path());
+    assert_eq!(fixture.report.scanned, 1);
+    assert_eq!(fixture.read_all(), (numbered(1..=30), vec![]));
+    // The scanned segment was sealed and its rest given back.
+    let copy = fixture.crash();
+    assert_eq!(Fixture::open(copy.0.path()).report.scanned, 1, "only the new, empty segment is scanned");
+}
+
+#[test]
+fn a_tail_torn_at_any_byte_is_cut_and_everything_before_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=3 {
+        fixture.append(n, 300).unwrap();
+    }
+    let path = fixture.log.shared.first_segment().unwrap().path().to_owned();
+    let end = fixture.log.readable().place.offset;
+    let copy = fixture.crash();
+    let path = copy.0.path().join(path.file_name().unwrap());
+    let whole = std::fs::read(&path).unwrap();
+    // The last record takes 512 bytes, of which the last 59 are padding.
+    for cut in (1..=512).step_by(7) {
+        let torn = tempfile::tempdir().unwrap();
+        let mut bytes = whole.clone();
+        bytes[(end - cut) as usize..end as usize].fill(0);
+        std::fs::write(torn.path().join(path.file_name().unwrap()), bytes).unwrap();
+        let fixture = Fixture::open(torn.path());
+        let expected = if cut <= 59 { 3 } else { 2 };
+        assert_eq!(fixture.read_all(), (numbered(1..=expected), vec![]), "cut {cut}");
+        assert_eq!(fixture.append(99, 10).unwrap().position, Position(expected + 1));
+    }
+}
+
+#[test]
+fn damage_in_the_middle_is_stepped_over_and_counted_by_the_totals() {
+    for (offset, what) in [(DATA_START + 8, "header"), (DATA_START + 200, "body")] {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Fixture::open(dir.path());
+        for n in 1..=30 {
+            fixture.append(n, 5000).unwrap();
+        }
+        let first = fixture.log.shared.first_segment().unwrap().path().to_owned();
+        let last = fixture.log.shared.segments().values().last().unwrap().path().to_owned();
+        flip(&first, offset);
+        let (records, gaps) = fixture.read_all();
+        assert_eq!((records, gaps), (numbered(2..=30), vec![10]), "{what} damaged while in use");
+        let copy = fixture.crash();
+        // The last segment is scanned, the first is sealed: both kinds of damage.
+        let last = copy.0.path().join(last.file_name().unwrap());
+        flip(&last, offset);
+        let fixture = Fixture::open(copy.0.path());
+        let (records, gaps) = fixture.read_all();
+        assert_eq!(records.len(), 28, "{what}");
+        assert_eq!(gaps, [10, 10], "{what}");
+    }
+}
+
+#[test]
+fn damage_at_the_end_of_a_sealed_segment_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let (path, end, last) = {
+        let first = fixture.log.shared.first_segment().unwrap();
+        let closed = *first.closed().unwrap();
+        (first.path().to_owned(), closed.end, closed.last.position.0)
+    };
+    flip(&path, end - 5000);
+    let (records, gaps) = fixture.read_all();
+    assert_eq!(records.len(), 29);
+    assert_eq!(gaps, [10]);
+    assert!(!records.contains(&(last, last as u8)));
+}
+
+#[test]
+fn a_missing_segment_is_one_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=40 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let segments = fixture.log.segments();
+    let missing = segments[1];
+    fixture.close();
+    std::fs::remove_file(dir.path().join(format!("seg-{:020}.wal", missing.id.0))).unwrap();
+    let fixture = Fixture::open(dir.path());
+    let (records, gaps) = fixture.read_all();
+    let lost = missing.last.0 - missing.first.0 + 1;
+    assert_eq!(records.len() as u64, 40 - lost);
+    assert_eq!(gaps, [lost * 10]);
+}
+
+#[test]
+fn foreign_and_misnamed_files_are_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let first = fixture.log.shared.first_segment().unwrap().path().to_owned();
+    fixture.close();
+    let foreign = dir.path().join("seg-00000000000000000900.wal");
+    let twin = dir.path().join("seg-00000000000000000901.wal");
+    std::fs::write(&foreign, vec![7; 10_000]).unwrap();
+    std::fs::copy(first, &twin).unwrap();
+    let fixture = Fixture::open(dir.path());
+    assert_eq!(fixture.report.bad.len(), 2);
+    assert_eq!(fixture.append(31, 10).unwrap().position, Position(31));
+    assert_eq!(fixture.read_all(), (numbered(1..=31), vec![]));
+    assert!(foreign.exists() && twin.exists());
+}
+
+#[test]
+fn a_cursor_resumes_at_its_place_and_finds_its_record_without_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let mut cursor = fixture.log.cursor(Mark::default(), Place::default());
+    for n in 1..=30 {
+        let Step::Record(record) = cursor.next_step() else { panic!("no record {n}") };
+        for place in [record.next, Place::default(), Place { offset: record.next.offset + 64, ..record.next }] {
+            assert_eq!(read_from(&fixture.log, record.mark(), place), (numbered(n + 1..=30), vec![]));
+        }
+    }
+    assert!(matches!(cursor.next_step(), Step::End));
+}
+
+#[test]
+fn what_is_released_is_deleted_and_a_late_reader_sees_one_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=40 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let segments = fixture.log.segments();
+    assert!(fixture.log.release(Position(segments[1].last.0 - 1)).len() == 1, "a segment goes only as a whole");
+    let released = fixture.log.release(segments[1].last);
+    assert_eq!(released, [segments[1]]);
+    assert!(fixture.log.release(Position(40)).len() + 1 == segments.len() - 2, "the active segment stays");
+    let start = fixture.log.start();
+    assert_eq!(read_from(&fixture.log, Mark::default(), Place::default()).1, [start.total]);
+    let first = dir.path().join(format!("seg-{:020}.wal", segments[0].id.0));
+    fixture.close();
+    assert!(!first.exists());
+}
+
+#[test]
+fn a_full_log_refuses_and_goes_on_when_space_is_released() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open_with(dir.path(), SyncMode::Always, 4 * SEGMENT, Mark::default());
+    let mut accepted = 0;
+    let error = loop {
+        match fixture.append(1, 5000) {
+            Ok(appended) => accepted = appended.position.0,
+            Err(error) => break error,
+        }
+        assert!(fixture.log.disk_bytes() <= 4 * SEGMENT);
+    };
+    assert_eq!(error, AppendError::Full { max_bytes: 4 * SEGMENT });
+    assert_eq!(fixture.log.health(), Health::Full);
+    assert_eq!(fixture.append(1, 1).unwrap_err(), AppendError::Full { max_bytes: 4 * SEGMENT });
+    assert_eq!(fixture.read_all().0.len() as u64, accepted);
+
+    fixture.log.release(fixture.log.segments()[0].last);
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while fixture.append(2, 5000).is_err() {
+        assert!(std::time::Instant::now() < deadline, "space was released but nothing is accepted");
+    }
+    assert_eq!(fixture.log.readable().mark.position, Position(accepted + 1), "refused records take no position");
+    assert_eq!(fixture.log.health(), Health::Working);
+}
+
+#[test]
+fn a_record_larger_than_a_segment_is_refused_and_others_are_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    assert!(matches!(fixture.append(1, SEGMENT as usize), Err(AppendError::TooLarge { .. })));
+    let largest = Options::record_bytes_max(SEGMENT) as usize - record::HEADER_LEN - 64;
+    fixture.append(1, largest).unwrap();
+    fixture.append(2, largest).unwrap();
+    assert_eq!(fixture.read_all(), (numbered(1..=2), vec![]));
+}
+
+#[test]
+fn positions_start_above_the_floor_and_the_jump_is_a_gap_for_those_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    fixture.append(1, 10).unwrap();
+    fixture.close();
+    let floor = Mark { position: Position(100), total: 2000 };
+    let fixture = Fixture::open_with(dir.path(), SyncMode::Always, 16 * SEGMENT, floor);
+    assert_eq!(fixture.append(101, 10).unwrap().position, Position(101));
+    assert_eq!(fixture.read_all(), (vec![(1, 1), (101, 101)], vec![1990]));
+    assert_eq!(read_from(&fixture.log, floor, Place::default()), (vec![(101, 101)], vec![]));
+}
+
+#[test]
+fn a_withdrawn_record_is_never_appended() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    let appender = fixture.appender.as_ref().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let mut withdrawn = 0;
+    for n in 0..200 {
+        let mut ticket = appender.append(new_record(7, 10 + n), Box::new(()));
+        let taken_back = ticket.withdraw();
+        match runtime.block_on(ticket.outcome()) {
+            Err(AppendError::Withdrawn) => withdrawn += u64::from(taken_back),
+            Ok(_) => assert!(!taken_back, "withdrawn, but appended"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(fixture.log.readable().mark.position.0, 200 - withdrawn);
+}
+
+#[test]
+fn other_sync_modes_acknowledge_earlier_and_lose_nothing_on_a_clean_stop() {
+    for sync in [SyncMode::Interval(Duration::from_millis(50)), SyncMode::Never] {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Fixture::open_with(dir.path(), sync, 16 * SEGMENT, Mark::default());
+        for n in 1..=40 {
+            fixture.append(n, 5000).unwrap();
+        }
+        fixture.close();
+        let fixture = Fixture::open_with(dir.path(), sync, 16 * SEGMENT, Mark::default());
+        assert_eq!(fixture.read_all(), (numbered(1..=40), vec![]), "{sync:?}");
+    }
+}
+
+#[test]
+fn with_an_interval_a_record_becomes_readable_without_another_append() {
+    let dir = tempfile::tempdir().unwrap();
+    let sync = SyncMode::Interval(Duration::from_millis(20));
+    let fixture = Fixture::open_with(dir.path(), sync, 16 * SEGMENT, Mark::default());
+    fixture.append(1, 10).unwrap();
+    let mut readable = fixture.log.subscribe();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+    runtime.block_on(async {
+        tokio::time::timeout(Duration::from_secs(20), readable.wait_for(|r| r.mark.position == Position(1)))
+            .await
+            .expect("the sync comes by itself")
+            .unwrap();
+    });
+}

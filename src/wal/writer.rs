@@ -1,0 +1,563 @@
+//! The writer's thread: takes requests in the order in which they come, writes them as a group, syncs once, acknowledges.
+//!
+//! ```text
+//!  append ---> queue ---> group ---> pwritev ---> fdatasync ---> readable, acknowledged
+//!                |         whatever came during     |
+//!                |         the last sync            '--- fails ---> the segment is left as it is; the group goes to a fresh
+//!                '--- withdrawn: never appended                     one with the same positions; fails again: 503
+//! ```
+//!
+//! Group commit is natural: there is no delay to tune. While one group is being synced the next one gathers.
+//!
+//! Invariants: positions grow by one in the order of the queue; nothing is acknowledged with [`SyncMode::Always`] before a sync
+//! that began after its write has returned without an error; a sync that failed is never tried again; nothing un-synced is
+//! readable (with [`SyncMode::Never`]: nothing un-written).
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+use super::allocator::{Allocator, Unavailable};
+use super::position::{Mark, Place, Position, Readable};
+use super::record::{self, HEADER_LEN, Header, NewRecord};
+use super::segment::{Closed, DATA_START, Seal, Segment, SegmentHeader};
+use super::{Health, Shared, SyncMode};
+
+/// A group is cut at this many bytes: it bounds the time of one sync and the memory that is held during it.
+const GROUP_BYTES_MAX: u64 = 4 << 20;
+/// ... and at this many records: four parts each, and the kernel takes 1024 parts a call.
+const GROUP_RECORDS_MAX: usize = 256;
+/// With an interval: a sync comes early when this many bytes wait for one, since their bodies are held until then.
+const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
+/// A record has its place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Its position.
+    pub position: Position,
+}
+
+/// A record was not appended. Nothing of it will ever be delivered, and the log goes on working when it can.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// `max_size` is reached: space comes back when targets have taken what they are owed.
+    #[error("the log is full ({max_bytes} bytes)")]
+    Full {
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// The disk does not take it now.
+    #[error("the log cannot be written: {reason}")]
+    Unavailable {
+        /// What the system says.
+        reason: String,
+    },
+    /// It was withdrawn before the writer came to it.
+    #[error("the record was withdrawn")]
+    Withdrawn,
+    /// Larger than a segment.
+    #[error("the record takes {bytes} bytes, a segment holds {max}")]
+    TooLarge {
+        /// What it would take.
+        bytes: u64,
+        /// What there is room for.
+        max: u64,
+    },
+    /// The log is being closed.
+    #[error("the log is closed")]
+    Closed,
+}
+
+const WAITING: u8 = 0;
+const TAKEN: u8 = 1;
+const WITHDRAWN: u8 = 2;
+
+struct Job {
+    record: NewRecord,
+    claim: Arc<AtomicU8>,
+    reply: oneshot::Sender<Result<Appended, AppendError>>,
+    /// Whatever must live as long as the record's bytes are held: a permit, mostly.
+    _keep: Box<dyn Send>,
+}
+
+/// Hands records to the writer. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Appender {
+    queue: Sender<Job>,
+    payload_max: u64,
+}
+
+impl Appender {
+    /// Queues a record. `keep` is dropped when its bytes are no longer held.
+    #[must_use]
+    pub fn append(&self, record: NewRecord, keep: Box<dyn Send>) -> Ticket {
+        let claim = Arc::new(AtomicU8::new(WAITING));
+        let (reply, outcome) = oneshot::channel();
+        let stored = record.stored_len();
+        if stored > self.payload_max {
+            let _ = reply.send(Err(AppendError::TooLarge { bytes: stored, max: self.payload_max }));
+        } else {
+            // A closed queue drops the job, and with it the reply: the ticket says Closed.
+            let _ = self.queue.send(Job { record, claim: claim.clone(), reply, _keep: keep });
+        }
+        Ticket { claim, outcome }
+    }
+}
+
+/// A record that was handed to the writer. Dropping it changes nothing: the record is appended all the same.
+#[derive(Debug)]
+pub struct Ticket {
+    claim: Arc<AtomicU8>,
+    outcome: oneshot::Receiver<Result<Appended, AppendError>>,
+}
+
+impl Ticket {
+    /// Takes the record back, if the writer has not come to it yet. After `true` it is never appended; after `false` it has
+    /// been or will be, or failed: wait for [`Ticket::outcome`].
+    #[must_use]
+    pub fn withdraw(&self) -> bool {
+        match self.claim.compare_exchange(WAITING, WITHDRAWN, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(now) => now == WITHDRAWN,
+        }
+    }
+
+    /// What became of the record. Cancel-safe.
+    ///
+    /// # Errors
+    /// [`AppendError`].
+    pub async fn outcome(&mut self) -> Result<Appended, AppendError> {
+        (&mut self.outcome).await.unwrap_or(Err(AppendError::Closed))
+    }
+}
+
+/// A record that has its position but is not yet known to be durable.
+struct Entry {
+    header: Header,
+    record: NewRecord,
+    /// Nobody waits any more when the mode acknowledges before the sync.
+    reply: Option<oneshot::Sender<Result<Appended, AppendError>>>,
+    _keep: Option<Box<dyn Send>>,
+}
+
+struct Active {
+    segment: Arc<Segment>,
+    /// Where the next record goes.
+    offset: u64,
+    /// Of what is durable.
+    seal: Seal,
+}
+
+/// The thread's state.
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    allocator: Arc<Allocator>,
+    sync: SyncMode,
+    active: Option<Active>,
+    /// The last record that was given a position.
+    appended: Mark,
+    /// The last record that a sync covered.
+    durable: Position,
+    /// `max_size` was reached: nothing is taken, also not what would still fit, until there is a fresh segment.
+    is_full: bool,
+    /// Written but not synced (with a failing disk also: not even written).
+    unsynced: VecDeque<Entry>,
+    unsynced_bytes: u64,
+    unsynced_since: Option<Instant>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, allocator: Arc<Allocator>, sync: SyncMode, last: Mark) -> Writer {
+        Writer {
+            shared,
+            allocator,
+            sync,
+            active: None,
+            appended: last,
+            durable: last.position,
+            is_full: false,
+            unsynced: VecDeque::new(),
+            unsynced_bytes: 0,
+            unsynced_since: None,
+        }
+    }
+
+    /// Opens the first segment, starts the thread. A disk that does not allow it now is no reason not to start: the log can be
+    /// read, and each append tries again.
+    pub(super) fn spawn(mut self, payload_max: u64) -> io::Result<(Appender, std::thread::JoinHandle<()>)> {
+        let (queue, jobs) = mpsc::channel();
+        if let Err(error) = self.roll() {
+            self.unhealthy(&error);
+        }
+        let thread = std::thread::Builder::new().name("wal-writer".into()).spawn(move || self.run(&jobs))?;
+        Ok((Appender { queue, payload_max }, thread))
+    }
+
+    fn run(mut self, jobs: &Receiver<Job>) {
+        while let Some(group) = self.next_group(jobs) {
+            if !group.is_empty() {
+                self.commit(group);
+            }
+            if self.sync_is_due() {
+                self.sync_unsynced();
+            }
+        }
+        self.finish();
+    }
+
+    /// Waits for the next records; `None` when no more will come. Empty when a sync is due first.
+    fn next_group(&mut self, jobs: &Receiver<Job>) -> Option<Vec<Job>> {
+        let first = match self.sync_due_in() {
+            None => jobs.recv().ok()?,
+            Some(wait) => match jobs.recv_timeout(wait) {
+                Ok(job) => job,
+                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                Err(RecvTimeoutError::Disconnected) => return None,
+            },
+        };
+        let mut group = Vec::new();
+        let mut bytes = 0;
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match job.claim.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    bytes += job.record.stored_len();
+                    group.push(job);
+                }
+                Err(_) => {
+                    let _ = job.reply.send(Err(AppendError::Withdrawn));
+                }
+            }
+            if bytes >= GROUP_BYTES_MAX || group.len() >= GROUP_RECORDS_MAX {
+                break;
+            }
+            next = match jobs.try_recv() {
+                Ok(job) => Some(job),
+                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
+            };
+        }
+        Some(group)
+    }
+
+    /// Appends a group, a part for each segment that it reaches into.
+    fn commit(&mut self, group: Vec<Job>) {
+        let mut jobs = VecDeque::from(group);
+        while !jobs.is_empty() {
+            // After a failure the records that were acknowledged without a sync come first, or nothing comes.
+            if self.active.is_none() && !self.unsynced.is_empty() && self.rescue().is_err() {
+                return self.fail(jobs.into_iter().map(|job| job.reply), "an earlier write failed");
+            }
+            let room = self.active.as_ref().map_or(0, |active| active.segment.data_end_max() - active.offset);
+            let mut needed = 0;
+            let fitting = jobs
+                .iter()
+                .take_while(|job| {
+                    needed += job.record.stored_len();
+                    needed <= room
+                })
+                .count();
+            if fitting == 0 || self.is_full {
+                if let Err(error) = self.roll() {
+                    self.unhealthy(&error);
+                    let error = AppendError::from(error);
+                    for job in jobs {
+                        let _ = job.reply.send(Err(error.clone()));
+                    }
+                    return;
+                }
+                continue;
+            }
+            let first_new = self.unsynced.len();
+            for job in jobs.drain(..fitting) {
+                self.admit(job);
+            }
+            self.write_new(first_new);
+        }
+    }
+
+    /// Gives a record its position.
+    fn admit(&mut self, job: Job) {
+        let Job { record, reply, _keep, .. } = job;
+        self.appended = Mark {
+            position: self.appended.position.next(),
+            total: self.appended.total + record.counts.ledger_samples(),
+        };
+        let header = Header {
+            kind: record.kind,
+            flags: record.flags,
+            position: self.appended.position,
+            total: self.appended.total,
+            body_len: u32::try_from(record.body.len()).expect("a record fits a segment"),
+            meta_len: u32::try_from(record.meta.len()).expect("the fields are bounded"),
+            body_crc: record.body_crc,
+            received_ms: record.received_ms,
+            counts: record.counts,
+            times: record.times,
+            undurable: self.appended.position.0 - self.durable.0,
+            decoded_len: record.decoded_len,
+        };
+        self.unsynced_bytes += header.stored_len();
+        self.unsynced.push_back(Entry { header, record, reply: Some(reply), _keep: Some(_keep) });
+    }
+
+    /// Writes the entries from `first` on, and with [`SyncMode::Always`] syncs them.
+    fn write_new(&mut self, first: usize) {
+        let written = self.write_entries(first);
+        if let Err(error) = written {
+            return self.poisoned(&error, "write");
+        }
+        self.unsynced_since.get_or_insert_with(Instant::now);
+        match self.sync {
+            SyncMode::Always => self.sync_unsynced(),
+            SyncMode::Interval(_) => self.acknowledge_new(first),
+            SyncMode::Never => self.published(),
+        }
+    }
+
+    /// Writes the entries from `first` on behind what the active segment holds.
+    fn write_entries(&mut self, first: usize) -> io::Result<()> {
+        let Active { segment, offset, .. } = self.active.as_mut().expect("records are written to an open segment");
+        let start = *offset;
+        let mut at = start;
+        let headers: Vec<[u8; HEADER_LEN]> = self
+            .unsynced
+            .range(first..)
+            .map(|entry| {
+                let bytes = segment.encode(&entry.header, at);
+                at += entry.header.stored_len();
+                bytes
+            })
+            .collect();
+        const PADDING: [u8; record::ALIGN as usize] = [0; record::ALIGN as usize];
+        let mut parts = Vec::with_capacity(headers.len() * 4);
+        for (header, entry) in headers.iter().zip(self.unsynced.range(first..)) {
+            let padding = entry.header.stored_len() - HEADER_LEN as u64 - entry.header.payload_len();
+            parts.push(IoSlice::new(header));
+            parts.push(IoSlice::new(&entry.record.meta));
+            parts.push(IoSlice::new(&entry.record.body));
+            parts.push(IoSlice::new(&PADDING[..usize::try_from(padding).expect("less than a cache line")]));
+        }
+        // Empty parts would count towards the kernel's limit.
+        parts.retain(|part| !part.is_empty());
+        segment.write(start, &mut parts)?;
+        *offset = at;
+        Ok(())
+    }
+
+    fn sync_due_in(&self) -> Option<Duration> {
+        let SyncMode::Interval(interval) = self.sync else { return None };
+        let since = self.unsynced_since?;
+        // After a failure there is no segment to sync; try again a little later, not in a busy loop.
+        Some(
+            interval.saturating_sub(since.elapsed()).max(Duration::from_millis(u64::from(self.active.is_none()) * 100)),
+        )
+    }
+
+    fn sync_is_due(&self) -> bool {
+        self.unsynced_bytes >= UNSYNCED_BYTES_MAX && self.sync != SyncMode::Never
+            || self.sync_due_in().is_some_and(|wait| wait.is_zero() || self.active.is_none())
+    }
+
+    /// One sync for everything that was written since the last one.
+    fn sync_unsynced(&mut self) {
+        if self.unsynced.is_empty() {
+            return;
+        }
+        let Some(active) = &self.active else {
+            let _ = self.rescue();
+            return;
+        };
+        let started = Instant::now();
+        match active.segment.sync() {
+            Ok(()) => {
+                self.shared.observer.synced(started.elapsed(), self.unsynced.len());
+                self.durable = self.appended.position;
+                self.published();
+            }
+            Err(error) => self.poisoned(&error, "sync"),
+        }
+    }
+
+    /// Everything written is readable now, and acknowledged.
+    fn published(&mut self) {
+        let active = self.active.as_mut().expect("records were written to an open segment");
+        for entry in &self.unsynced {
+            let data_end = active.seal.data_end + entry.header.stored_len();
+            active.seal.include(&entry.header, data_end);
+        }
+        assert_eq!(active.seal.data_end, active.offset, "what was written is what is published");
+        assert_eq!(active.seal.last, self.appended, "positions are given out and published in the same order");
+        self.shared.publish(Readable {
+            mark: active.seal.last,
+            place: Place { segment: active.segment.id(), offset: active.offset },
+        });
+        self.acknowledge_new(0);
+        self.unsynced.clear();
+        self.unsynced_bytes = 0;
+        self.unsynced_since = None;
+        self.shared.set_health(Health::Working);
+    }
+
+    fn acknowledge_new(&mut self, first: usize) {
+        for entry in self.unsynced.range_mut(first..) {
+            if let Some(reply) = entry.reply.take() {
+                let _ = reply.send(Ok(Appended { position: entry.header.position }));
+            }
+        }
+    }
+
+    /// A write or a sync failed: nobody knows what of it is on disk, and a second sync would lie. The segment ends where it was
+    /// durable, and what was not goes to a fresh one under the same positions.
+    fn poisoned(&mut self, error: &io::Error, what: &str) {
+        let active = self.active.take().expect("only an open segment fails");
+        tracing::error!(
+            path = %active.segment.path().display(), %error, records = self.unsynced.len(),
+            "{what} of the log failed; the records that were not durable go to a fresh segment"
+        );
+        active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+        if let Err(error) = self.rescue() {
+            self.unhealthy(&error);
+        }
+    }
+
+    /// Writes what is not durable to a fresh segment. If that does not work either, those who still wait are told, and their
+    /// positions are given out anew; what was acknowledged before its sync stays in memory until it works.
+    fn rescue(&mut self) -> Result<(), Unavailable> {
+        assert!(self.active.is_none(), "a segment that failed was left");
+        let result = self.roll().and_then(|()| {
+            let attempt = self.write_entries(0).and_then(|()| match self.sync {
+                SyncMode::Never => Ok(()),
+                _ => self.active.as_ref().expect("just opened").segment.sync(),
+            });
+            attempt.map_err(|error| {
+                let active = self.active.take().expect("just opened");
+                active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+                Unavailable::Failed(format!("writing to a fresh segment: {error}"))
+            })
+        });
+        match result {
+            Ok(()) => {
+                if self.sync != SyncMode::Never {
+                    self.durable = self.appended.position;
+                }
+                self.published();
+                Ok(())
+            }
+            Err(error) => {
+                let reason = AppendError::from(error.clone());
+                while let Some(last) = self.unsynced.back_mut()
+                    && let Some(reply) = last.reply.take()
+                {
+                    let _ = reply.send(Err(reason.clone()));
+                    self.unsynced_bytes -= last.header.stored_len();
+                    self.unsynced.pop_back();
+                }
+                self.appended = match self.unsynced.back() {
+                    Some(entry) => Mark { position: entry.header.position, total: entry.header.total },
+                    None => self.shared.readable().mark,
+                };
+                Err(error)
+            }
+        }
+    }
+
+    /// Closes the active segment, if any, and takes the next one into use.
+    fn roll(&mut self) -> Result<(), Unavailable> {
+        if let Some(active) = &self.active
+            && !self.unsynced.is_empty()
+        {
+            let before = active.segment.id();
+            self.sync_unsynced();
+            match &self.active {
+                Some(active) if active.segment.id() == before => {}
+                Some(_) => return Ok(()),
+                None => return Err(Unavailable::Failed("a sync of the log failed".into())),
+            }
+        }
+        let prepared = self.allocator.take().inspect_err(|error| {
+            self.is_full = matches!(error, Unavailable::Full { .. });
+        })?;
+        self.is_full = false;
+        // The old segment ends before the header of the new one can exist: what lies in an older segment at or above the first
+        // position of a newer one does not count, so the old one must not grow any more from here on, whatever fails.
+        if let Some(old) = self.active.take() {
+            self.retire(&old);
+        }
+        let before = match self.unsynced.front() {
+            // Positions that a failed segment did not make durable begin the next one.
+            Some(entry) => Mark { position: entry.header.position.previous(), total: entry.header.total_before() },
+            None => self.appended,
+        };
+        let header = SegmentHeader {
+            id: prepared.id,
+            before,
+            salt: random_u64(),
+            log_id: self.shared.log_id,
+            created_ms: now_ms(),
+            len: self.shared.segment_bytes,
+        };
+        let path = self.shared.directory.segment_path(prepared.id);
+        let failed = |error: io::Error| Unavailable::Failed(format!("taking {} into use: {error}", path.display()));
+        let segment = Arc::new(prepared.file.take_into_use(header, path.clone()).map_err(failed)?);
+        // The name must be durable before anything behind it is acknowledged.
+        self.shared.directory.sync().map_err(failed)?;
+        tracing::debug!(path = %path.display(), "opened a segment");
+        self.shared.add_segment(segment.clone());
+        self.active = Some(Active { segment, offset: DATA_START, seal: Seal::empty(before) });
+        Ok(())
+    }
+
+    fn retire(&self, old: &Active) {
+        old.segment.close(Closed { last: old.seal.last, end: old.seal.data_end });
+        if let Err(error) = old.segment.seal(&old.seal) {
+            tracing::warn!(path = %old.segment.path().display(), %error, "cannot seal a segment; it will be scanned at the next start");
+        }
+    }
+
+    /// The last sync, and a seal so that the next start has nothing to scan.
+    fn finish(mut self) {
+        self.sync_unsynced();
+        if let Some(active) = self.active.take() {
+            self.retire(&active);
+        }
+    }
+
+    fn fail(&self, replies: impl Iterator<Item = oneshot::Sender<Result<Appended, AppendError>>>, reason: &str) {
+        for reply in replies {
+            let _ = reply.send(Err(AppendError::Unavailable { reason: reason.to_owned() }));
+        }
+    }
+
+    fn unhealthy(&self, error: &Unavailable) {
+        self.shared.set_health(match error {
+            Unavailable::Full { .. } => Health::Full,
+            Unavailable::Failed(reason) => Health::Failing(reason.clone()),
+        });
+    }
+}
+
+impl From<Unavailable> for AppendError {
+    fn from(error: Unavailable) -> AppendError {
+        match error {
+            Unavailable::Full { max_bytes } => AppendError::Full { max_bytes },
+            Unavailable::Failed(reason) => AppendError::Unavailable { reason },
+        }
+    }
+}
+
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    // A salt that can be guessed is still a salt; but there is no Linux on which this fails after boot.
+    getrandom::fill(&mut bytes).expect("the system has random numbers");
+    u64::from_le_bytes(bytes)
+}
+
+/// Milliseconds since 1970; a clock before that is 0.
+pub(super) fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
