@@ -1,2 +1,5 @@
-//! bin
-fn main() {}
+//! The binary: everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    promrelay::cli::main()
+}

@@ -29,6 +29,15 @@ pub(super) enum Unavailable {
     Failed(String),
 }
 
+impl From<&Unavailable> for Health {
+    fn from(error: &Unavailable) -> Health {
+        match error {
+            Unavailable::Full { .. } => Health::Full,
+            Unavailable::Failed(reason) => Health::Failing(reason.clone()),
+        }
+    }
+}
+
 /// A segment that can be taken into use.
 #[derive(Debug)]
 pub(super) struct PreparedSegment {
@@ -50,15 +59,16 @@ struct State {
 pub(super) struct Allocator {
     state: Mutex<State>,
     changed: Condvar,
+    shared: Arc<Shared>,
 }
 
 impl Allocator {
     pub(super) fn spawn(shared: Arc<Shared>, next_id: SegmentId) -> io::Result<(Arc<Allocator>, JoinHandle<()>)> {
         let state = State { next_id, ready: None, failure: None, delete: Vec::new(), is_stopping: false };
-        let allocator = Arc::new(Allocator { state: Mutex::new(state), changed: Condvar::new() });
+        let allocator = Arc::new(Allocator { state: Mutex::new(state), changed: Condvar::new(), shared });
         let thread = std::thread::Builder::new().name("wal-allocator".into()).spawn({
             let allocator = allocator.clone();
-            move || allocator.run(&shared)
+            move || allocator.run()
         })?;
         Ok((allocator, thread))
     }
@@ -78,9 +88,12 @@ impl Allocator {
             self.changed.notify_all();
             return Ok(ready);
         }
-        Err(state.failure.clone().unwrap_or_else(|| {
+        let failure = state.failure.clone().unwrap_or_else(|| {
             Unavailable::Failed(format!("allocating a segment takes more than {} s", TAKE_TIMEOUT.as_secs()))
-        }))
+        });
+        // Still under the lock: a success that comes right after this must be what is seen in the end.
+        self.shared.set_health(Health::from(&failure));
+        Err(failure)
     }
 
     /// Deletes files, later.
@@ -95,7 +108,8 @@ impl Allocator {
         self.changed.notify_all();
     }
 
-    fn run(&self, shared: &Shared) {
+    fn run(&self) {
+        let shared = &*self.shared;
         let mut state = self.lock();
         loop {
             let delete = std::mem::take(&mut state.delete);

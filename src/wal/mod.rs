@@ -237,6 +237,8 @@ pub struct Opened {
     pub appender: Appender,
     /// What was found.
     pub report: Report,
+    /// No segment was there: positions go on above the floor.
+    pub is_new: bool,
     /// For closing it.
     pub closer: Closer,
 }
@@ -280,6 +282,7 @@ impl Log {
             total: recovered.last.total.max(floor.total),
         };
         let newest = directory.segments()?.last().copied().unwrap_or_default();
+        let is_new = recovered.log_id.is_none();
         let shared = Arc::new(Shared {
             directory,
             log_id: recovered.log_id.unwrap_or_else(random_id),
@@ -299,7 +302,7 @@ impl Log {
         let (appender, writer_thread) = writer.spawn(Options::record_bytes_max(options.segment_bytes))?;
         let log = Log { shared, allocator: allocator.clone() };
         let closer = Closer { writer: writer_thread, allocator: allocator_thread, handle: allocator };
-        Ok(Opened { log, appender, report: recovered.report, closer })
+        Ok(Opened { log, appender, report: recovered.report, is_new, closer })
     }
 
     /// The end of what can be read.
@@ -377,6 +380,14 @@ impl Log {
                 self.shared.extent(segment).end.saturating_sub(start)
             })
             .sum()
+    }
+
+    /// The end of the oldest segment that could be released: the mark there, and where the next record is.
+    #[must_use]
+    pub fn oldest_closed_end(&self) -> Option<(Mark, Place)> {
+        let segment = self.shared.first_segment()?;
+        let closed = segment.closed()?;
+        Some((closed.last, Place { segment: segment.id(), offset: closed.end }))
     }
 
     /// Gives up the segments whose records all lie at or below `settled`. The active segment stays.

@@ -34,7 +34,8 @@ impl Fixture {
     fn open_with(dir: &Path, sync: SyncMode, max_bytes: u64, floor: Mark) -> Fixture {
         let directory = Directory::open(dir).unwrap();
         let options = Options { segment_bytes: SEGMENT, max_bytes, sync };
-        let Opened { log, appender, report, closer } = Log::open(directory, options, floor, Arc::new(Silent)).unwrap();
+        let Opened { log, appender, report, closer, .. } =
+            Log::open(directory, options, floor, Arc::new(Silent)).unwrap();
         Fixture { log, appender: Some(appender), closer: Some(closer), report }
     }
 

@@ -16,7 +16,7 @@
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -34,6 +34,9 @@ const GROUP_BYTES_MAX: u64 = 4 << 20;
 const GROUP_RECORDS_MAX: usize = 256;
 /// With an interval: a sync comes early when this many bytes wait for one, since their bodies are held until then.
 const UNSYNCED_BYTES_MAX: u64 = 8 << 20;
+
+/// How long after a failure a fresh segment is tried, if no record comes before.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A record has its place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -191,9 +194,7 @@ impl Writer {
     /// read, and each append tries again.
     pub(super) fn spawn(mut self, payload_max: u64) -> io::Result<(Appender, std::thread::JoinHandle<()>)> {
         let (queue, jobs) = mpsc::channel();
-        if let Err(error) = self.roll() {
-            self.unhealthy(&error);
-        }
+        let _ = self.open_segment();
         let thread = std::thread::Builder::new().name("wal-writer".into()).spawn(move || self.run(&jobs))?;
         Ok((Appender { queue, payload_max }, thread))
     }
@@ -202,6 +203,9 @@ impl Writer {
         while let Some(group) = self.next_group(jobs) {
             if !group.is_empty() {
                 self.commit(group);
+            } else if self.active.is_none() {
+                // Nobody may come while the log is said not to work.
+                let _ = self.open_segment();
             }
             if self.sync_is_due() {
                 self.sync_unsynced();
@@ -212,7 +216,7 @@ impl Writer {
 
     /// Waits for the next records; `None` when no more will come. Empty when a sync is due first.
     fn next_group(&mut self, jobs: &Receiver<Job>) -> Option<Vec<Job>> {
-        let first = match self.sync_due_in() {
+        let first = match self.due_in() {
             None => jobs.recv().ok()?,
             Some(wait) => match jobs.recv_timeout(wait) {
                 Ok(job) => job,
@@ -236,10 +240,7 @@ impl Writer {
             if bytes >= GROUP_BYTES_MAX || group.len() >= GROUP_RECORDS_MAX {
                 break;
             }
-            next = match jobs.try_recv() {
-                Ok(job) => Some(job),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = jobs.try_recv().ok();
         }
         Some(group)
     }
@@ -263,7 +264,6 @@ impl Writer {
                 .count();
             if fitting == 0 || self.is_full {
                 if let Err(error) = self.roll() {
-                    self.unhealthy(&error);
                     let error = AppendError::from(error);
                     for job in jobs {
                         let _ = job.reply.send(Err(error.clone()));
@@ -349,18 +349,18 @@ impl Writer {
         Ok(())
     }
 
-    fn sync_due_in(&self) -> Option<Duration> {
+    /// How long to wait for records before something else is to be done.
+    fn due_in(&self) -> Option<Duration> {
+        if self.active.is_none() {
+            return Some(REOPEN_INTERVAL);
+        }
         let SyncMode::Interval(interval) = self.sync else { return None };
-        let since = self.unsynced_since?;
-        // After a failure there is no segment to sync; try again a little later, not in a busy loop.
-        Some(
-            interval.saturating_sub(since.elapsed()).max(Duration::from_millis(u64::from(self.active.is_none()) * 100)),
-        )
+        Some(interval.saturating_sub(self.unsynced_since?.elapsed()))
     }
 
     fn sync_is_due(&self) -> bool {
-        self.unsynced_bytes >= UNSYNCED_BYTES_MAX && self.sync != SyncMode::Never
-            || self.sync_due_in().is_some_and(|wait| wait.is_zero() || self.active.is_none())
+        self.active.is_some()
+            && (self.due_in().is_some_and(|wait| wait.is_zero()) || self.unsynced_bytes >= UNSYNCED_BYTES_MAX)
     }
 
     /// One sync for everything that was written since the last one.
@@ -368,10 +368,7 @@ impl Writer {
         if self.unsynced.is_empty() {
             return;
         }
-        let Some(active) = &self.active else {
-            let _ = self.rescue();
-            return;
-        };
+        let Some(active) = &self.active else { return };
         let started = Instant::now();
         match active.segment.sync() {
             Ok(()) => {
@@ -420,9 +417,17 @@ impl Writer {
             "{what} of the log failed; the records that were not durable go to a fresh segment"
         );
         active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
-        if let Err(error) = self.rescue() {
-            self.unhealthy(&error);
+        let _ = self.rescue();
+    }
+
+    /// After a failure: a fresh segment, with what was acknowledged before its sync, if there is any.
+    fn open_segment(&mut self) -> Result<(), Unavailable> {
+        if !self.unsynced.is_empty() {
+            return self.rescue();
         }
+        self.roll()?;
+        self.shared.set_health(Health::Working);
+        Ok(())
     }
 
     /// Writes what is not durable to a fresh segment. If that does not work either, those who still wait are told, and their
@@ -449,6 +454,7 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
+                self.shared.set_health(Health::from(&error));
                 let reason = AppendError::from(error.clone());
                 while let Some(last) = self.unsynced.back_mut()
                     && let Some(reply) = last.reply.take()
@@ -503,9 +509,10 @@ impl Writer {
         };
         let path = self.shared.directory.segment_path(prepared.id);
         let failed = |error: io::Error| Unavailable::Failed(format!("taking {} into use: {error}", path.display()));
-        let segment = Arc::new(prepared.file.take_into_use(header, path.clone()).map_err(failed)?);
+        let taken = prepared.file.take_into_use(header, path.clone());
         // The name must be durable before anything behind it is acknowledged.
-        self.shared.directory.sync().map_err(failed)?;
+        let taken = taken.and_then(|segment| self.shared.directory.sync().map(|()| segment)).map_err(failed);
+        let segment = Arc::new(taken.inspect_err(|error| self.shared.set_health(Health::from(error)))?);
         tracing::debug!(path = %path.display(), "opened a segment");
         self.shared.add_segment(segment.clone());
         self.active = Some(Active { segment, offset: DATA_START, seal: Seal::empty(before) });
@@ -521,6 +528,9 @@ impl Writer {
 
     /// The last sync, and a seal so that the next start has nothing to scan.
     fn finish(mut self) {
+        if self.active.is_none() && !self.unsynced.is_empty() {
+            let _ = self.rescue();
+        }
         self.sync_unsynced();
         if let Some(active) = self.active.take() {
             self.retire(&active);
@@ -531,13 +541,6 @@ impl Writer {
         for reply in replies {
             let _ = reply.send(Err(AppendError::Unavailable { reason: reason.to_owned() }));
         }
-    }
-
-    fn unhealthy(&self, error: &Unavailable) {
-        self.shared.set_health(match error {
-            Unavailable::Full { .. } => Health::Full,
-            Unavailable::Failed(reason) => Health::Failing(reason.clone()),
-        });
     }
 }
 

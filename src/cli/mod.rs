@@ -1,0 +1,64 @@
+//! The command line.
+//!
+//! Exit codes: 0 ok, 1 something went wrong at run time, 2 the configuration or the command line is wrong.
+
+mod check;
+mod run;
+
+use std::error::Error;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::Config;
+
+/// A durable relay for Prometheus remote write: it puts every request on disk before it answers, and delivers it to every
+/// configured target, in order, however long a target was away.
+#[derive(Debug, Parser)]
+#[command(name = "promrelay", version, after_help = AFTER_HELP)]
+struct Args {
+    /// The configuration.
+    #[arg(long, short, global = true, value_name = "FILE", default_value = "config.toml")]
+    config: PathBuf,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Check the configuration and say what it means, without starting anything.
+    Check,
+}
+
+const AFTER_HELP: &str = "Without a command the relay runs until SIGTERM or SIGINT.\n\
+    Point Prometheus' remote_write at http://ADDRESS/api/v1/write; look at http://ADDRESS/ in a browser.\n\
+    RUST_LOG=debug shows more.";
+
+/// What the process was asked to do.
+pub fn main() -> ExitCode {
+    let Args { config: path, command } = Args::parse();
+    let config = match Config::load(&path) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("promrelay: {}", chain(&error));
+            return ExitCode::from(2);
+        }
+    };
+    match command {
+        Some(Command::Check) => check::check(&path, &config),
+        None => run::run(config),
+    }
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,89 @@
+//! `config.toml` as it is written. Every field: purpose, default, least value. Nothing is checked here but the kind of a value; an
+//! unknown key is an error.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::value::{Size, Span, Text};
+use crate::target::StartFrom;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Where upstreams and people reach the relay.
+    #[serde(default)]
+    pub server: Server,
+    /// The log.
+    #[serde(default)]
+    pub wal: Wal,
+    /// Where data goes; at least one.
+    #[serde(default)]
+    pub target: Vec<Target>,
+}
+
+/// `[server]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Address and port to listen on. Default: `"127.0.0.1:9201"`.
+    pub listen: Option<Text>,
+    /// The most bytes that a request's body may have, as sent. Default: `"32MiB"` (the limit of Prometheus itself), less where
+    /// a segment is smaller. Minimum: `"64KiB"`.
+    pub max_body: Option<Size>,
+    /// The most bytes that a body may have once decompressed. Default: `"32MiB"`. Minimum: `"64KiB"`.
+    pub max_decoded: Option<Size>,
+    /// The most bytes of requests that are worked on at a time; beyond it upstreams get 503. Default: `max_body` and `max_decoded` together,
+    /// which is also the minimum.
+    pub max_in_flight_bytes: Option<Size>,
+    /// The most connections; more wait. Default: 1024.
+    pub max_connections: Option<usize>,
+    /// How long a request's head may take, and a connection may stay without a request. Default: `"1m"`. Minimum: `"1s"`.
+    pub read_timeout: Option<Span>,
+    /// Headers of requests that are stored and sent on, `["X-Scope-OrgID"]` for example. Default: none.
+    #[serde(default)]
+    pub forward_headers: Vec<Text>,
+}
+
+/// `[wal]`
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wal {
+    /// The log's directory, created if it is not there. Default: `"data"`.
+    pub dir: Option<Text>,
+    /// When a request is acknowledged: `"always"` after it is synced to disk; a duration, such as `"100ms"`, after it is written, with a sync
+    /// at such intervals (a power cut takes what came in between); `"never"` after it is written (a power cut takes what the
+    /// system had not written by itself). Default: `"always"`.
+    pub sync: Option<Text>,
+    /// The most bytes on disk, everything counted. Default: `"10GiB"`. Minimum: `"8MiB"`.
+    pub max_size: Option<Size>,
+    /// Bytes of one segment file. Default: `"128MiB"`, or an eighth of `max_size` if that is less. Minimum: `"1MiB"`. Maximum: an
+    /// eighth of `max_size`.
+    pub segment_size: Option<Size>,
+}
+
+/// `[[target]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// What the target is called in logs and metrics, and what its savepoint is kept under: letters, digits, `_`, `.` and `-`. Rename it and
+    /// it is another target.
+    pub name: Text,
+    /// Where requests go: the whole URL, nothing is appended. May change at any time.
+    pub url: Text,
+    /// For a whole exchange. Default: `"30s"`. Minimum: `"1ms"`.
+    pub remote_timeout: Option<Span>,
+    /// Headers that are sent with every request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, Text>,
+    /// The wait after the first failure; it doubles with each. Default: `"30ms"`.
+    pub min_backoff: Option<Span>,
+    /// The longest wait, unless the target asks for a longer one. Default: `"5s"`.
+    pub max_backoff: Option<Span>,
+    /// The longest wait that a target may ask for by `Retry-After`. Default: `"5m"`.
+    pub retry_after_max: Option<Span>,
+    /// Where a new name starts: `"oldest"` or `"now"`. Default: `"now"` when the log already holds data, else `"oldest"`, which is
+    /// then the same.
+    pub start_from: Option<StartFrom>,
+}

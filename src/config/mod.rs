@@ -1,0 +1,435 @@
+//! The configuration: `config.toml` as it is [written](file), checked and turned into the settings of each part.
+//!
+//! A wrong value stops the start with file, key, value and reason. Nothing is repaired silently. This is the only module that knows
+//! how settings are spelled.
+
+mod file;
+mod value;
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::target::{Backoff, InvalidBackoff};
+use crate::wal::record::Meta;
+use crate::wal::{self, SyncMode};
+use crate::{receive, target, web};
+use value::{Size, Span, Text};
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// A configuration that was checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen: one of these, tried in turn.
+    pub listen: Vec<SocketAddr>,
+    /// As written, for messages.
+    pub listen_text: String,
+    /// The listener's limits.
+    pub server: web::server::Settings,
+    /// The receiver's.
+    pub receive: receive::Settings,
+    /// The log's directory.
+    pub wal_dir: PathBuf,
+    /// How the log is opened.
+    pub wal: wal::Options,
+    /// At least one.
+    pub targets: Vec<target::Settings>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read {}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not TOML, an unknown key, or a value of the wrong kind. The text shows the place.
+    #[error("{}: {error}", path.display())]
+    Syntax {
+        /// Which file.
+        path: PathBuf,
+        /// Line, column and reason.
+        error: Box<toml::de::Error>,
+    },
+    /// A value that makes no sense.
+    #[error("{}: {key} = {value}: {reason}", path.display())]
+    Value {
+        /// Which file.
+        path: PathBuf,
+        /// The key with its table.
+        key: String,
+        /// What is written there.
+        value: String,
+        /// Why that cannot be.
+        reason: String,
+    },
+    /// Something is missing.
+    #[error("{}: {reason}", path.display())]
+    Missing {
+        /// Which file.
+        path: PathBuf,
+        /// What.
+        reason: String,
+    },
+}
+
+impl Config {
+    /// Reads and checks a file. Binds no port, touches no other file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Unreadable { path: path.to_owned(), source })?;
+        Config::parse(path, &text)
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
+        let file: file::File = toml::from_str(text)
+            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) })?;
+        Checker { path }.config(file)
+    }
+}
+
+/// Checks values; knows the file for its messages.
+struct Checker<'a> {
+    path: &'a Path,
+}
+
+impl Checker<'_> {
+    fn bad<T>(
+        &self,
+        key: impl Into<String>,
+        value: impl ToString,
+        reason: impl Into<String>,
+    ) -> Result<T, ConfigError> {
+        let (key, value, reason) = (key.into(), value.to_string(), reason.into());
+        Err(ConfigError::Value { path: self.path.to_owned(), key, value, reason })
+    }
+
+    fn config(&self, file: file::File) -> Result<Config, ConfigError> {
+        let file::File { server, wal, target } = file;
+        let (wal_dir, wal) = self.wal(wal)?;
+        let (listen_text, listen) = self.listen(server.listen.as_ref())?;
+        let receive = self.receive(&server, &wal)?;
+        let connections_max = server.max_connections.unwrap_or(1024);
+        if connections_max == 0 {
+            return self.bad("server.max_connections", 0, "must be at least 1");
+        }
+        let read_timeout = self.span("server.read_timeout", server.read_timeout, 60_000, 1000)?;
+        if target.is_empty() {
+            let reason = "there is no [[target]]: data would have nowhere to go".to_owned();
+            return Err(ConfigError::Missing { path: self.path.to_owned(), reason });
+        }
+        let mut names = BTreeSet::new();
+        let mut targets = Vec::new();
+        for (number, target) in target.into_iter().enumerate() {
+            let target = self.target(number, target)?;
+            if !names.insert(target.name.clone()) {
+                let key = format!("target[{number}].name");
+                return self.bad(key, quoted(&target.name), "another target has this name");
+            }
+            targets.push(target);
+        }
+        let server = web::server::Settings { connections_max, read_timeout };
+        Ok(Config { listen, listen_text, server, receive, wal_dir, wal, targets })
+    }
+
+    fn listen(&self, listen: Option<&Text>) -> Result<(String, Vec<SocketAddr>), ConfigError> {
+        let text = listen.map_or("127.0.0.1:9201", |text| &text.0);
+        match std::net::ToSocketAddrs::to_socket_addrs(text) {
+            Ok(addresses) => Ok((text.to_owned(), addresses.collect())),
+            Err(error) => self.bad(
+                "server.listen",
+                quoted(text),
+                format!("must be an address and a port, such as \"127.0.0.1:9201\": {error}"),
+            ),
+        }
+    }
+
+    fn wal(&self, wal: file::Wal) -> Result<(PathBuf, wal::Options), ConfigError> {
+        let dir = wal.dir.map_or_else(|| "data".to_owned(), |dir| dir.0);
+        if dir.is_empty() {
+            return self.bad("wal.dir", "\"\"", "must be a directory");
+        }
+        let sync = match wal.sync.as_ref().map_or("always", |sync| &*sync.0) {
+            "always" => SyncMode::Always,
+            "never" => SyncMode::Never,
+            text => match humantime::parse_duration(text) {
+                Ok(interval) if (Duration::from_millis(1)..=Duration::from_secs(60)).contains(&interval) => {
+                    SyncMode::Interval(interval)
+                }
+                Ok(_) => return self.bad("wal.sync", quoted(text), "an interval must be between 1ms and 1m"),
+                Err(_) => {
+                    return self.bad(
+                        "wal.sync",
+                        quoted(text),
+                        "must be \"always\", \"never\" or an interval such as \"100ms\"",
+                    );
+                }
+            },
+        };
+        let max_bytes = self.size("wal.max_size", wal.max_size, 10 << 30, 8 * MIB)?;
+        let segment_bytes = self.size("wal.segment_size", wal.segment_size, (128 * MIB).min(max_bytes / 8), MIB)?;
+        if segment_bytes > max_bytes / 8 {
+            let reason = format!("must be at most an eighth of wal.max_size, {}", show(max_bytes / 8));
+            return self.bad("wal.segment_size", show(segment_bytes), reason);
+        }
+        // Whole pages: the seal has the last one.
+        let segment_bytes = segment_bytes / 4096 * 4096;
+        Ok((PathBuf::from(dir), wal::Options { segment_bytes, max_bytes, sync }))
+    }
+
+    fn receive(&self, server: &file::Server, wal: &wal::Options) -> Result<receive::Settings, ConfigError> {
+        // Room for the fields behind the header: forwarded headers and the sender.
+        let fields = 64 * KIB;
+        let fits = wal::Options::record_bytes_max(wal.segment_bytes) - fields;
+        let body_bytes_max = self.size("server.max_body", server.max_body, (32 * MIB).min(fits), 64 * KIB)?;
+        if body_bytes_max > fits {
+            let reason = format!(
+                "must fit into a segment: at most {fits} bytes with wal.segment_size = {}",
+                show(wal.segment_bytes)
+            );
+            return self.bad("server.max_body", show(body_bytes_max), reason);
+        }
+        let decoded_bytes_max = self.size("server.max_decoded", server.max_decoded, 32 * MIB, 64 * KIB)?;
+        if decoded_bytes_max > u64::from(u32::MAX) {
+            return self.bad(
+                "server.max_decoded",
+                show(decoded_bytes_max),
+                "must be less than 4GiB, the most that snappy can declare",
+            );
+        }
+        let least = body_bytes_max + decoded_bytes_max + 2 * KIB;
+        let in_flight_bytes_max = self.size("server.max_in_flight_bytes", server.max_in_flight_bytes, least, 0)?;
+        if in_flight_bytes_max < least {
+            let reason = format!(
+                "must be at least server.max_body and server.max_decoded together, {least} bytes, or the largest request would never pass"
+            );
+            return self.bad("server.max_in_flight_bytes", show(in_flight_bytes_max), reason);
+        }
+        let mut forward_headers = Vec::new();
+        for (number, name) in server.forward_headers.iter().enumerate() {
+            let key = format!("server.forward_headers[{number}]");
+            let name = self.header_name(&key, &name.0)?;
+            if name.as_str().len() > Meta::NAME_LEN_MAX {
+                return self.bad(key, quoted(name.as_str()), format!("is longer than {} bytes", Meta::NAME_LEN_MAX));
+            }
+            forward_headers.push(name);
+        }
+        Ok(receive::Settings { body_bytes_max, decoded_bytes_max, in_flight_bytes_max, forward_headers })
+    }
+
+    fn target(&self, number: usize, target: file::Target) -> Result<target::Settings, ConfigError> {
+        let key = |field: &str| format!("target[{number}].{field}");
+        let name = target.name.0;
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+        let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+        if name.len() > 100 || !starts_well || !name.bytes().all(is_plain) {
+            let reason =
+                "must be 1 to 100 letters, digits, '_', '.' or '-', the first a letter or a digit: it names a file";
+            return self.bad(key("name"), quoted(&name), reason);
+        }
+        let url = match reqwest::Url::parse(&target.url.0) {
+            Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
+            // The text may hold a password; what is wrong is said without it.
+            Ok(_) => return self.bad(key("url"), "...", "must begin with http:// or https:// and name a host"),
+            Err(error) => return self.bad(key("url"), "...", format!("is not a URL: {error}")),
+        };
+        let mut headers = HeaderMap::new();
+        for (name, value) in &target.headers {
+            let key = key(&format!("headers.{name}"));
+            let name = self.header_name(&key, name)?;
+            let Ok(value) = HeaderValue::from_str(&value.0) else {
+                return self.bad(key, "...", "is not a header's value");
+            };
+            headers.insert(name, value);
+        }
+        let min_backoff = self.span(&key("min_backoff"), target.min_backoff, 30, 1)?;
+        let max_backoff = self.span(&key("max_backoff"), target.max_backoff, 5000, 1)?;
+        let backoff = match Backoff::try_new(min_backoff, max_backoff) {
+            Ok(backoff) => backoff,
+            Err(error @ (InvalidBackoff::MaxBelowMin | InvalidBackoff::Zero)) => {
+                let value = quoted(&humantime::format_duration(max_backoff).to_string());
+                return self.bad(key("max_backoff"), value, error.to_string());
+            }
+        };
+        Ok(target::Settings {
+            name,
+            url,
+            remote_timeout: self.span(&key("remote_timeout"), target.remote_timeout, 30_000, 1)?,
+            headers,
+            backoff,
+            retry_after_max: self.span(&key("retry_after_max"), target.retry_after_max, 300_000, 1)?,
+            start_from: target.start_from,
+        })
+    }
+
+    /// A header that may be set by somebody else than us (`V1-10`, `V2-10`).
+    fn header_name(&self, key: &str, name: &str) -> Result<HeaderName, ConfigError> {
+        match name.parse::<HeaderName>() {
+            Ok(name) if RESERVED_HEADERS.contains(&name.as_str()) => {
+                self.bad(key, quoted(name.as_str()), "is a header that promrelay or HTTP itself sets")
+            }
+            Ok(name) => Ok(name),
+            Err(_) => self.bad(key, quoted(name), "is not the name of a header"),
+        }
+    }
+
+    fn size(&self, key: &str, size: Option<Size>, default: u64, least: u64) -> Result<u64, ConfigError> {
+        let bytes = size.map_or(default, |size| size.0);
+        if bytes < least {
+            return self.bad(key, show(bytes), format!("must be at least {}", show(least)));
+        }
+        Ok(bytes)
+    }
+
+    fn span(&self, key: &str, span: Option<Span>, default_ms: u64, least_ms: u64) -> Result<Duration, ConfigError> {
+        let span = span.map_or(Duration::from_millis(default_ms), |span| span.0);
+        let (least, most) = (Duration::from_millis(least_ms), Duration::from_secs(366 * 24 * 3600));
+        if !(least..=most).contains(&span) {
+            let value = quoted(&humantime::format_duration(span).to_string());
+            return self.bad(key, value, format!("must be between {} and a year", humantime::format_duration(least)));
+        }
+        Ok(span)
+    }
+}
+
+/// Those of Prometheus' list, which is longer than the specification's: authorization has options of its own.
+const RESERVED_HEADERS: [&str; 17] = [
+    "authorization",
+    "host",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "user-agent",
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "www-authenticate",
+    "accept-encoding",
+    "transfer-encoding",
+    "te",
+    "upgrade",
+    "x-prometheus-remote-write-version",
+    "x-prometheus-remote-read-version",
+];
+
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
+}
+
+/// As it would be written in the file.
+fn show(bytes: u64) -> String {
+    let units = [("GiB", 1u64 << 30), ("MiB", MIB), ("KiB", KIB)];
+    match units.iter().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+        Some((name, unit)) => format!("\"{}{name}\"", bytes / unit),
+        None => format!("\"{bytes}B\""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: &str = "[[target]]\nname = \"a\"\nurl = \"http://127.0.0.1:9090/api/v1/write\"\n";
+
+    fn parse(text: &str) -> Result<Config, String> {
+        Config::parse(Path::new("config.toml"), text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn one_target_is_enough() {
+        let config = parse(TARGET).unwrap();
+        assert_eq!(config.listen, ["127.0.0.1:9201".parse().unwrap()]);
+        assert_eq!(config.wal_dir, Path::new("data"));
+        assert_eq!(config.wal.sync, SyncMode::Always);
+        assert_eq!((config.wal.max_bytes, config.wal.segment_bytes), (10 << 30, 128 << 20));
+        assert_eq!((config.receive.body_bytes_max, config.receive.decoded_bytes_max), (32 << 20, 32 << 20));
+        assert_eq!(config.targets[0].remote_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn small_logs_have_small_segments_and_bodies_that_fit() {
+        let config = parse(&format!("[wal]\nmax_size = \"16MiB\"\n{TARGET}")).unwrap();
+        assert_eq!(config.wal.segment_bytes, 2 << 20);
+        assert!(config.receive.body_bytes_max < 2 << 20);
+        let error =
+            parse(&format!("[server]\nmax_body = \"2MiB\"\n[wal]\nmax_size = \"16MiB\"\n{TARGET}")).unwrap_err();
+        assert!(error.contains("config.toml: server.max_body = \"2MiB\": must fit into a segment"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_file_key_value_and_reason() {
+        for (text, expected) in [
+            (
+                "[wal]\nsync = \"sometimes\"\n",
+                "config.toml: wal.sync = \"sometimes\": must be \"always\", \"never\" or",
+            ),
+            ("[wal]\nmax_size = \"1MiB\"\n", "config.toml: wal.max_size = \"1MiB\": must be at least \"8MiB\""),
+            ("[wal]\nsegment_size = \"2GiB\"\n", "wal.segment_size = \"2GiB\": must be at most an eighth"),
+            (
+                "[server]\nlisten = \"nowhere\"\n",
+                "config.toml: server.listen = \"nowhere\": must be an address and a port",
+            ),
+            ("[server]\nmax_connections = 0\n", "server.max_connections = 0: must be at least 1"),
+            ("[server]\nread_timeout = \"1ms\"\n", "server.read_timeout = \"1ms\": must be between 1s and a year"),
+            ("[server]\nmax_in_flight_bytes = \"1MiB\"\n", "server.max_in_flight_bytes = \"1MiB\": must be at least"),
+            ("[server]\nforward_headers = [\"Host\"]\n", "server.forward_headers[0] = \"host\": is a header that"),
+            ("[server]\nforward_headers = [\"a b\"]\n", "server.forward_headers[0] = \"a b\": is not the name"),
+        ] {
+            let error = parse(&format!("{text}{TARGET}")).unwrap_err();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_target_is_named() {
+        for (lines, expected) in [
+            ("name = \"../a\"\nurl = \"http://a\"", "target[0].name = \"../a\": must be 1 to 100 letters"),
+            ("name = \"\"\nurl = \"http://a\"", "target[0].name = \"\": must be"),
+            ("name = \"a\"\nurl = \"ftp://a\"", "target[0].url = ...: must begin with http:// or https://"),
+            ("name = \"a\"\nurl = \"a\"", "target[0].url = ...: is not a URL: relative URL without a base"),
+            (
+                "name = \"a\"\nurl = \"http://a\"\nmax_backoff = \"1ms\"",
+                "max_backoff must not be less than min_backoff",
+            ),
+            ("name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }", "is a header that promrelay"),
+        ] {
+            let error = parse(&format!("[[target]]\n{lines}\n")).unwrap_err();
+            assert!(error.contains(expected), "{lines}: {error}");
+        }
+        let error = parse(&format!("{TARGET}{TARGET}")).unwrap_err();
+        assert!(error.contains("target[1].name = \"a\": another target has this name"), "{error}");
+        assert!(parse("").unwrap_err().contains("config.toml: there is no [[target]]"));
+    }
+
+    #[test]
+    fn unknown_keys_and_wrong_kinds_are_shown_at_their_place() {
+        for (text, expected) in [
+            ("[wal]\nsyncs = \"always\"\n", "unknown field `syncs`"),
+            ("[wal]\nmax_size = 5\n", "a size such as \"64MiB\""),
+            ("[wal]\nmax_size = \"much\"\n", "\"much\" is not a size"),
+            ("[server]\nread_timeout = \"5\"\n", "is not a duration such as \"30s\""),
+            ("[serve]\n", "unknown field `serve`"),
+        ] {
+            let error = parse(&format!("{text}{TARGET}")).unwrap_err();
+            assert!(error.contains(expected) && error.contains("line"), "{text}: {error}");
+        }
+    }
+}

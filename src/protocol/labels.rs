@@ -1,0 +1,182 @@
+//! The rules for a series' labels, and a memory for series that were found to keep them.
+//!
+//! A series is valid if it has a metric name, every label has a name, no name comes twice and everything is UTF-8 (`V1-20` to
+//! `V1-26`, `V2-73` to `V2-77`). Labels out of order and empty values are legal input and only noted.
+//!
+//! The check is the dear part of receiving, and the same series come with every scrape: [`SeenLabels`] keeps the hashes of label
+//! sets that were found valid and canonical, in a table of fixed size.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Offence;
+
+/// The label that holds a metric's name.
+pub const METRIC_NAME: &[u8] = b"__name__";
+
+/// Checks one series, label by label.
+#[derive(Debug, Default)]
+pub struct Checker<'a> {
+    last: Option<&'a [u8]>,
+    has_metric_name: bool,
+    is_unsorted: bool,
+}
+
+impl<'a> Checker<'a> {
+    /// Takes the next label. Whether the bytes are UTF-8 is the caller's to check: it knows cheaper ways than one string at a time.
+    ///
+    /// # Errors
+    /// What no receiver can take.
+    #[inline]
+    pub fn label(&mut self, name: &'a [u8], value: &[u8]) -> Result<(), Offence> {
+        if name.is_empty() {
+            return Err(Offence::EmptyLabelName);
+        }
+        match self.last {
+            Some(last) if last == name => return Err(duplicate(name)),
+            Some(last) if last > name => self.is_unsorted = true,
+            _ => {}
+        }
+        self.last = Some(name);
+        // An empty value is the same as no label: legal, but not canonical, and no metric name.
+        if value.is_empty() {
+            self.is_unsorted = true;
+        } else if name == METRIC_NAME {
+            self.has_metric_name = true;
+        }
+        Ok(())
+    }
+
+    /// The verdict: whether the labels are canonical. `names` yields all names again, and is called only if they came out of order.
+    ///
+    /// # Errors
+    /// What no receiver can take.
+    pub fn finish<I: Iterator<Item = &'a [u8]>>(self, names: impl FnOnce() -> I) -> Result<Canonical, Offence> {
+        if self.is_unsorted {
+            let mut names: Vec<&[u8]> = names().collect();
+            names.sort_unstable();
+            if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+                return Err(duplicate(twice[0]));
+            }
+        }
+        match (self.has_metric_name, self.is_unsorted) {
+            (false, _) => Err(Offence::NoMetricName),
+            (true, true) => Ok(Canonical::No),
+            (true, false) => Ok(Canonical::Yes),
+        }
+    }
+}
+
+/// Whether labels may be sent on as they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Canonical {
+    /// Sorted, no empty value.
+    Yes,
+    /// Legal to receive.
+    No,
+}
+
+fn duplicate(name: &[u8]) -> Offence {
+    Offence::DuplicateLabelName { name: String::from_utf8_lossy(name).into_owned() }
+}
+
+/// Hashes of the label sets lately found valid: a fixed table, shared by all threads without a lock.
+///
+/// A bucket is a cache line of eight hashes; a new one takes the place that its own bits say. The seed is random per process, so
+/// nobody outside can prepare two label sets with the same hash, one of them invalid. (And if by chance it happens, an invalid series
+/// goes through once in 2^64 and is the target's to refuse.)
+#[derive(Debug)]
+pub struct SeenLabels {
+    buckets: Box<[Bucket]>,
+    seed: u64,
+}
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Bucket([AtomicU64; BUCKET_LEN]);
+
+const BUCKET_LEN: usize = 8;
+
+impl SeenLabels {
+    /// A table for this many series, rounded up to a power of two; eight bytes each.
+    #[must_use]
+    pub fn with_capacity(series: usize) -> SeenLabels {
+        let buckets = series.div_ceil(BUCKET_LEN).next_power_of_two();
+        let buckets = (0..buckets).map(|_| Bucket::default()).collect();
+        SeenLabels { buckets, seed: RandomState::new().hash_one(0) }
+    }
+
+    /// The hash of a series' label bytes.
+    #[must_use]
+    pub fn hash(&self, labels: &[u8]) -> u64 {
+        // 0 is an empty place.
+        xxhash_rust::xxh3::xxh3_64_with_seed(labels, self.seed).max(1)
+    }
+
+    fn bucket(&self, hash: u64) -> &[AtomicU64; BUCKET_LEN] {
+        &self.buckets[hash as usize & (self.buckets.len() - 1)].0
+    }
+
+    /// Whether labels with this hash were found valid.
+    #[must_use]
+    pub fn contains(&self, hash: u64) -> bool {
+        self.bucket(hash).iter().any(|place| place.load(Ordering::Relaxed) == hash)
+    }
+
+    /// Remembers labels with this hash as valid.
+    pub fn insert(&self, hash: u64) {
+        let bucket = self.bucket(hash);
+        let empty = bucket.iter().position(|place| place.load(Ordering::Relaxed) == 0);
+        // The bits above those that choose the bucket in any table of sane size.
+        let place = empty.unwrap_or((hash >> 61) as usize);
+        bucket[place].store(hash, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(labels: &[(&str, &str)]) -> Result<Canonical, Offence> {
+        let mut checker = Checker::default();
+        for (name, value) in labels {
+            checker.label(name.as_bytes(), value.as_bytes())?;
+        }
+        checker.finish(|| labels.iter().map(|(name, _)| name.as_bytes()))
+    }
+
+    #[test]
+    fn sorted_labels_with_a_metric_name_are_canonical() {
+        assert_eq!(check(&[("__name__", "up"), ("job", "a"), ("le", "1")]), Ok(Canonical::Yes));
+        assert_eq!(check(&[("Z", "upper case sorts first"), ("__name__", "up")]), Ok(Canonical::Yes));
+    }
+
+    #[test]
+    fn unsorted_labels_and_empty_values_are_legal() {
+        assert_eq!(check(&[("job", "a"), ("__name__", "up")]), Ok(Canonical::No));
+        assert_eq!(check(&[("__name__", "up"), ("job", "")]), Ok(Canonical::No));
+    }
+
+    #[test]
+    fn what_no_receiver_can_take_is_named() {
+        let twice = |name: &str| Err(Offence::DuplicateLabelName { name: name.into() });
+        assert_eq!(check(&[]), Err(Offence::NoMetricName));
+        assert_eq!(check(&[("job", "a")]), Err(Offence::NoMetricName));
+        assert_eq!(check(&[("__name__", "")]), Err(Offence::NoMetricName));
+        assert_eq!(check(&[("", "a"), ("__name__", "up")]), Err(Offence::EmptyLabelName));
+        assert_eq!(check(&[("__name__", "up"), ("job", "a"), ("job", "a")]), twice("job"));
+        assert_eq!(check(&[("job", "a"), ("__name__", "up"), ("job", "b")]), twice("job"));
+    }
+
+    #[test]
+    fn the_table_remembers_what_fits_and_forgets_the_rest() {
+        let seen = SeenLabels::with_capacity(1000);
+        let hashes: Vec<u64> = (0..100_000u32).map(|n| seen.hash(&n.to_le_bytes())).collect();
+        for hash in &hashes {
+            assert!(!seen.contains(*hash));
+            seen.insert(*hash);
+            assert!(seen.contains(*hash));
+        }
+        assert!(hashes.iter().filter(|hash| seen.contains(**hash)).count() <= 1024);
+    }
+}

@@ -1,0 +1,181 @@
+//! Remote write 1.0 and 2.0 as bytes: one zero-copy walk that counts and checks, without building messages.
+//!
+//! ```text
+//!  decompressed body ---> v1::walk | v2::walk ---> Summary: counts, timestamps, offences
+//!                              |                      or Malformed: where the bytes stop making sense
+//!                              |--- wire       the fields of a protobuf message
+//!                              |--- labels     the rules for a series' labels; 1.0 remembers valid ones by their hash
+//!                              '--- histogram  the rules for a native histogram
+//! ```
+//!
+//! The walk checks what a receiver downstream would stumble over, so that nothing malformed ever becomes a target's poison. Values
+//! are never looked at as numbers where their bits matter: a stale marker is a signalling NaN (`V1-43`, `V2-88`).
+//!
+//! [`messages`] are the same protocols by prost: the judge in tests and the comfort of tools, never on the hot path.
+//!
+//! This module imports nothing of the crate, and everything in it is pure.
+
+pub mod histogram;
+pub mod labels;
+pub mod messages;
+pub mod v1;
+pub mod v2;
+pub mod wire;
+
+use std::fmt;
+
+pub use labels::SeenLabels;
+pub use wire::Malformed;
+
+/// Which remote write protocol a request speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// `prometheus.WriteRequest`.
+    V1,
+    /// `io.prometheus.write.v2.Request`.
+    V2,
+}
+
+impl Protocol {
+    /// As in configuration, logs and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::V1 => "1.0",
+            Protocol::V2 => "2.0",
+        }
+    }
+
+    /// The exact bytes of `Content-Type` (`V1-06`, `V2-17`): no space after the semicolon, or Prometheus takes it for 1.0 and
+    /// stores nothing.
+    #[must_use]
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Protocol::V1 => "application/x-protobuf",
+            Protocol::V2 => "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+        }
+    }
+
+    /// The value of `X-Prometheus-Remote-Write-Version` (`V1-08`, `V2-22`).
+    #[must_use]
+    pub fn version_header(self) -> &'static str {
+        match self {
+            Protocol::V1 => "0.1.0",
+            Protocol::V2 => "2.0.0",
+        }
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What a well-formed request holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Time series entries.
+    pub series: u32,
+    /// Float samples.
+    pub samples: u32,
+    /// Native histograms.
+    pub histograms: u32,
+    /// Exemplars.
+    pub exemplars: u32,
+    /// Metadata messages of their own (1.0).
+    pub metadata: u32,
+    /// Smallest timestamp of samples and histograms, ms; `i64::MAX` if there is none.
+    pub timestamp_min: i64,
+    /// Largest timestamp, ms; `i64::MIN` if there is none.
+    pub timestamp_max: i64,
+    /// Some series has labels out of order or with empty values: legal to receive, not to send (`V1-22`, `V1-23`).
+    pub is_unsorted: bool,
+    /// What no receiver can take.
+    pub offences: Offences,
+}
+
+impl Default for Summary {
+    fn default() -> Summary {
+        Summary {
+            series: 0,
+            samples: 0,
+            histograms: 0,
+            exemplars: 0,
+            metadata: 0,
+            timestamp_min: i64::MAX,
+            timestamp_max: i64::MIN,
+            is_unsorted: false,
+            offences: Offences::default(),
+        }
+    }
+}
+
+impl Summary {
+    fn timestamp(&mut self, ms: i64) {
+        self.timestamp_min = self.timestamp_min.min(ms);
+        self.timestamp_max = self.timestamp_max.max(ms);
+    }
+}
+
+/// The invalid series of a request: how many, and the first few for the answer's text.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Offences {
+    count: u32,
+    first: Vec<(u32, Offence)>,
+}
+
+impl Offences {
+    /// How many are kept for the text; a request can hold a hundred thousand.
+    const KEPT_MAX: usize = 3;
+
+    fn add(&mut self, series: u32, offence: Offence) {
+        self.count += 1;
+        if self.first.len() < Offences::KEPT_MAX {
+            self.first.push((series, offence));
+        }
+    }
+
+    /// Invalid series.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+}
+
+/// `2 invalid series: series 0: no metric name (__name__); series 7: label name "job" twice`
+impl fmt::Display for Offences {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} invalid series: ", self.count)?;
+        for (n, (series, offence)) in self.first.iter().enumerate() {
+            let separator = if n > 0 { "; " } else { "" };
+            write!(f, "{separator}series {series}: {offence}")?;
+        }
+        if self.count as usize > self.first.len() {
+            write!(f, "; and {} more", self.count as usize - self.first.len())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a series is invalid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs, reason = "the messages say it")]
+pub enum Offence {
+    #[error("no metric name (__name__)")]
+    NoMetricName,
+    #[error("a label without a name")]
+    EmptyLabelName,
+    #[error("label name {name:?} twice")]
+    DuplicateLabelName { name: String },
+    #[error("a label name or value is not UTF-8")]
+    NotUtf8,
+    #[error("an odd number of label references")]
+    OddReferences,
+    #[error("symbol reference {reference} in a table of {symbols} symbols")]
+    ReferenceOutOfRange { reference: u32, symbols: u32 },
+    #[error("samples and histograms in one time series")]
+    SamplesAndHistograms,
+    #[error("histogram at {timestamp}: {problem}")]
+    Histogram { timestamp: i64, problem: histogram::Problem },
+}

@@ -1,0 +1,168 @@
+//! The walk over `prometheus.WriteRequest`, remote write 1.0 as Prometheus really sends it (`V1-01`).
+//!
+//! ```text
+//! WriteRequest   1 TimeSeries*   3 MetricMetadata*
+//! TimeSeries     1 Label*   2 Sample*   3 Exemplar*   4 Histogram*
+//! Label          1 name   2 value           Sample     1 double value   2 int64 timestamp, ms
+//! Exemplar       1 Label*   2 value   3 timestamp
+//! ```
+//!
+//! The labels of a series nearly always come first and without a gap. Then their bytes are hashed as they are, and a series that was
+//! found valid before is not checked again.
+
+use super::labels::{Canonical, Checker, SeenLabels};
+use super::wire::{Fields, Malformed, Value};
+use super::{Offence, Summary, histogram};
+
+/// Walks a decompressed request.
+///
+/// # Errors
+/// The bytes are not such a message.
+pub fn walk(message: &[u8], seen: &SeenLabels) -> Result<Summary, Malformed> {
+    let mut summary = Summary::default();
+    let mut fields = Fields::new(message);
+    let mut looks_like_2 = false;
+    while let Some((number, value)) = fields.next_field()? {
+        match (number, value) {
+            (1, Value::Bytes(series)) => {
+                if let Err(offence) = walk_series(series, seen, &mut summary)? {
+                    let index = summary.series;
+                    summary.offences.add(index, offence);
+                }
+                summary.series += 1;
+            }
+            (3, Value::Bytes(mut metadata)) => {
+                while metadata.next_field()?.is_some() {}
+                summary.metadata += 1;
+            }
+            (1 | 3, _) => return Err(fields.wrong_type()),
+            (4 | 5, Value::Bytes(_)) => looks_like_2 = true,
+            _ => {}
+        }
+    }
+    // V2-20: the two messages share no field, so one decodes as an empty one of the other kind. A 2xx would be silent loss.
+    if looks_like_2 && summary.series == 0 && summary.metadata == 0 {
+        let what = "a remote write 2.0 request where the Content-Type says 1.0, found";
+        return Err(Malformed { offset: 0, what });
+    }
+    Ok(summary)
+}
+
+fn walk_series(series: Fields<'_>, seen: &SeenLabels, summary: &mut Summary) -> Result<Result<(), Offence>, Malformed> {
+    let mut fields = series;
+    // The labels at the front, if that is where all of them are.
+    while fields.rest().first() == Some(&TAG_LABEL) {
+        fields.next_field()?;
+    }
+    let labels_len = series.rest().len() - fields.rest().len();
+    let mut are_in_front = true;
+    let mut verdict = Ok(());
+    while let Some((number, value)) = fields.next_field()? {
+        match (number, value) {
+            (2, Value::Bytes(sample)) => {
+                summary.timestamp(walk_sample(sample)?);
+                summary.samples += 1;
+            }
+            (1, Value::Bytes(_)) => are_in_front = false,
+            (3, Value::Bytes(exemplar)) => {
+                walk_exemplar(exemplar)?;
+                summary.exemplars += 1;
+            }
+            (4, Value::Bytes(histogram)) => {
+                let histogram::Walked { timestamp, problem } = histogram::walk(histogram)?;
+                summary.timestamp(timestamp);
+                summary.histograms += 1;
+                if let Some(problem) = problem {
+                    verdict = Err(Offence::Histogram { timestamp, problem });
+                }
+            }
+            (1..=4, _) => return Err(fields.wrong_type()),
+            _ => {}
+        }
+    }
+    let labels = &series.rest()[..labels_len];
+    let hash = seen.hash(labels);
+    if are_in_front && seen.contains(hash) {
+        return Ok(verdict);
+    }
+    match check_labels(series)? {
+        Ok(Canonical::Yes) if are_in_front => seen.insert(hash),
+        Ok(Canonical::Yes) => {}
+        Ok(Canonical::No) => summary.is_unsorted = true,
+        Err(offence) => verdict = Err(offence),
+    }
+    Ok(verdict)
+}
+
+/// Field 1, length-delimited.
+const TAG_LABEL: u8 = 0x0a;
+
+fn check_labels(series: Fields<'_>) -> Result<Result<Canonical, Offence>, Malformed> {
+    // Most series are ASCII throughout, lengths and tags included: one pass instead of one per string.
+    let is_ascii = series.rest().is_ascii();
+    let mut checker = Checker::default();
+    let mut fields = series;
+    while let Some((number, value)) = fields.next_field()? {
+        let (1, Value::Bytes(label)) = (number, value) else { continue };
+        let (name, value) = walk_label(label)?;
+        if !is_ascii && (std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err()) {
+            return Ok(Err(Offence::NotUtf8));
+        }
+        if let Err(offence) = checker.label(name, value) {
+            return Ok(Err(offence));
+        }
+    }
+    Ok(checker.finish(|| label_names(series)))
+}
+
+/// The names of a series' labels; the walk has shown that they can be read.
+fn label_names(mut series: Fields<'_>) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        while let Ok(Some((number, value))) = series.next_field() {
+            if let (1, Value::Bytes(label)) = (number, value) {
+                return walk_label(label).ok().map(|(name, _)| name);
+            }
+        }
+        None
+    })
+}
+
+fn walk_label(mut label: Fields<'_>) -> Result<(&[u8], &[u8]), Malformed> {
+    let (mut name, mut text): (&[u8], &[u8]) = (&[], &[]);
+    while let Some((number, value)) = label.next_field()? {
+        match (number, value) {
+            (1, Value::Bytes(bytes)) => name = bytes.rest(),
+            (2, Value::Bytes(bytes)) => text = bytes.rest(),
+            (1 | 2, _) => return Err(label.wrong_type()),
+            _ => {}
+        }
+    }
+    Ok((name, text))
+}
+
+fn walk_sample(mut sample: Fields<'_>) -> Result<i64, Malformed> {
+    let mut timestamp = 0;
+    while let Some((number, value)) = sample.next_field()? {
+        match (number, value) {
+            (1, Value::Fixed64(_)) => {}
+            (2, Value::Varint(value)) => timestamp = value as i64,
+            (1 | 2, _) => return Err(sample.wrong_type()),
+            _ => {}
+        }
+    }
+    Ok(timestamp)
+}
+
+fn walk_exemplar(mut exemplar: Fields<'_>) -> Result<(), Malformed> {
+    while let Some((number, value)) = exemplar.next_field()? {
+        match (number, value) {
+            (1, Value::Bytes(label)) => {
+                walk_label(label)?;
+            }
+            (2, Value::Fixed64(_)) | (3, Value::Varint(_)) => {}
+            (1..=3, _) => return Err(exemplar.wrong_type()),
+            _ => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! The walk over `io.prometheus.write.v2.Request`, remote write 2.0 of both generations (`V2-60`).
+//!
+//! ```text
+//! Request      4 symbol*   5 TimeSeries*          1-3 reserved: they are what 1.0 uses
+//! TimeSeries   1 label references*, name and value in turn   2 Sample*   3 Histogram*   4 Exemplar*   5 Metadata
+//!              6 created timestamp (until rc.3)
+//! Sample       1 double value   2 timestamp, ms   3 start timestamp (from rc.4)
+//! Exemplar     1 label references*   2 value   3 timestamp
+//! Metadata     1 type   3 help reference   4 unit reference
+//! ```
+//!
+//! References point into the table of symbols of the same request, which may stand before or behind the series: so two passes. A
+//! reference outside of the table makes Prometheus 3.5 drop the connection without an answer: it must not get past us.
+
+use super::histogram::each_varint;
+use super::labels::{Canonical, Checker};
+use super::wire::{Fields, Malformed, Value};
+use super::{Offence, Summary, histogram};
+
+/// The symbols and references of the request at hand; kept between requests only for their memory.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    symbols: Vec<Symbol>,
+    references: Vec<u32>,
+}
+
+impl Scratch {
+    /// Gives memory back that only an unusually large request needed.
+    pub fn shrink_to(&mut self, symbols: usize) {
+        self.symbols.shrink_to(symbols);
+        self.references.shrink_to(symbols);
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Symbol {
+    start: u32,
+    len: u32,
+    is_utf8: bool,
+}
+
+/// Walks a decompressed request.
+///
+/// # Errors
+/// The bytes are not such a message.
+pub fn walk(message: &[u8], scratch: &mut Scratch) -> Result<Summary, Malformed> {
+    let Scratch { symbols, references } = scratch;
+    symbols.clear();
+    let mut fields = Fields::new(message);
+    while let Some((number, value)) = fields.next_field()? {
+        match (number, value) {
+            (4, Value::Bytes(symbol)) => symbols.push(Symbol {
+                start: u32::try_from(symbol.offset()).map_err(|_| fields.wrong_type())?,
+                len: u32::try_from(symbol.rest().len()).map_err(|_| fields.wrong_type())?,
+                is_utf8: std::str::from_utf8(symbol.rest()).is_ok(),
+            }),
+            // V2-20: a 1.0 message decodes as an empty 2.0 one. A 2xx would be silent loss.
+            (1 | 3, Value::Bytes(_)) => {
+                let what = "a remote write 1.0 request where the Content-Type says 2.0, found";
+                return Err(Malformed { offset: 0, what });
+            }
+            (5, Value::Bytes(_)) => {}
+            (4 | 5, _) => return Err(fields.wrong_type()),
+            _ => {}
+        }
+    }
+    let table = Table { message, symbols };
+    let mut summary = Summary::default();
+    let mut fields = Fields::new(message);
+    while let Some((number, value)) = fields.next_field()? {
+        if let (5, Value::Bytes(series)) = (number, value) {
+            if let Err(offence) = walk_series(series, table, references, &mut summary)? {
+                let index = summary.series;
+                summary.offences.add(index, offence);
+            }
+            summary.series += 1;
+        }
+    }
+    Ok(summary)
+}
+
+#[derive(Clone, Copy)]
+struct Table<'a> {
+    message: &'a [u8],
+    symbols: &'a [Symbol],
+}
+
+impl<'a> Table<'a> {
+    fn symbol(self, reference: u32) -> Result<Symbol, Offence> {
+        let symbols = self.symbols.len() as u32;
+        self.symbols.get(reference as usize).copied().ok_or(Offence::ReferenceOutOfRange { reference, symbols })
+    }
+
+    fn text(self, reference: u32) -> Result<&'a [u8], Offence> {
+        let symbol = self.symbol(reference)?;
+        if !symbol.is_utf8 {
+            return Err(Offence::NotUtf8);
+        }
+        Ok(&self.message[symbol.start as usize..][..symbol.len as usize])
+    }
+
+    /// V2-62, V2-70, V2-73 to V2-77.
+    fn check_labels(self, references: &[u32]) -> Result<Canonical, Offence> {
+        let (pairs, []) = references.as_chunks::<2>() else { return Err(Offence::OddReferences) };
+        let mut checker = Checker::default();
+        for &[name, value] in pairs {
+            checker.label(self.text(name)?, self.text(value)?)?;
+        }
+        checker.finish(|| pairs.iter().filter_map(|&[name, _]| self.text(name).ok()))
+    }
+
+    fn check_exemplar(self, references: &[u32]) -> Result<(), Offence> {
+        if !references.len().is_multiple_of(2) {
+            return Err(Offence::OddReferences);
+        }
+        references.iter().try_for_each(|&reference| self.text(reference).map(drop))
+    }
+}
+
+fn walk_series(
+    series: Fields<'_>,
+    table: Table<'_>,
+    references: &mut Vec<u32>,
+    summary: &mut Summary,
+) -> Result<Result<(), Offence>, Malformed> {
+    let mut verdict = Ok(());
+    let mut offend = |offence: Result<(), Offence>| {
+        if verdict.is_ok() {
+            verdict = offence;
+        }
+    };
+    let mut fields = series;
+    references.clear();
+    let (mut has_samples, mut has_histograms, mut has_exemplars) = (false, false, false);
+    while let Some((number, value)) = fields.next_field()? {
+        match (number, value) {
+            (1, value) => each_reference(&fields, value, references)?,
+            (2, Value::Bytes(mut sample)) => {
+                let mut timestamp = 0;
+                while let Some((number, value)) = sample.next_field()? {
+                    match (number, value) {
+                        (2, Value::Varint(value)) => timestamp = value as i64,
+                        (1, Value::Fixed64(_)) | (3, Value::Varint(_)) => {}
+                        (1..=3, _) => return Err(sample.wrong_type()),
+                        _ => {}
+                    }
+                }
+                summary.timestamp(timestamp);
+                summary.samples += 1;
+                has_samples = true;
+            }
+            (3, Value::Bytes(histogram)) => {
+                let histogram::Walked { timestamp, problem } = histogram::walk(histogram)?;
+                summary.timestamp(timestamp);
+                summary.histograms += 1;
+                has_histograms = true;
+                if let Some(problem) = problem {
+                    offend(Err(Offence::Histogram { timestamp, problem }));
+                }
+            }
+            (4, Value::Bytes(_)) => {
+                summary.exemplars += 1;
+                has_exemplars = true;
+            }
+            (5, Value::Bytes(mut metadata)) => {
+                while let Some((number, value)) = metadata.next_field()? {
+                    match (number, value) {
+                        (3 | 4, Value::Varint(reference)) => offend(table.symbol(reference as u32).map(drop)),
+                        (1, Value::Varint(_)) => {}
+                        (1 | 3 | 4, _) => return Err(metadata.wrong_type()),
+                        _ => {}
+                    }
+                }
+            }
+            (6, Value::Varint(_)) => {}
+            (2..=6, _) => return Err(fields.wrong_type()),
+            _ => {}
+        }
+    }
+    match table.check_labels(references) {
+        Ok(Canonical::Yes) => {}
+        Ok(Canonical::No) => summary.is_unsorted = true,
+        Err(offence) => offend(Err(offence)),
+    }
+    // V2-64.
+    if has_samples && has_histograms {
+        offend(Err(Offence::SamplesAndHistograms));
+    }
+    // The exemplars' references use the same scratch as the labels', so they come in a pass of their own.
+    let mut fields = if has_exemplars { series } else { Fields::new(&[]) };
+    while let Some((number, value)) = fields.next_field()? {
+        let (4, Value::Bytes(mut exemplar)) = (number, value) else { continue };
+        references.clear();
+        while let Some((number, value)) = exemplar.next_field()? {
+            match (number, value) {
+                (1, value) => each_reference(&exemplar, value, references)?,
+                (2, Value::Fixed64(_)) | (3, Value::Varint(_)) => {}
+                (2 | 3, _) => return Err(exemplar.wrong_type()),
+                _ => {}
+            }
+        }
+        offend(table.check_exemplar(references));
+    }
+    Ok(verdict)
+}
+
+fn each_reference(at: &Fields<'_>, value: Value<'_>, references: &mut Vec<u32>) -> Result<(), Malformed> {
+    each_varint(at, value, |reference| references.push(reference as u32))
+}

@@ -1,0 +1,287 @@
+//! Receiving: from an upstream's request to a durable record and its answer.
+//!
+//! ```text
+//!  POST ---> negotiate ---> read body ---> inspect -----------> append -------------> 204
+//!            headers        bounded,       decompress, walk,    waits for the sync    *-Written on 2.0
+//!               |           not too slow   count, validate         |
+//!               v              v              v                    v
+//!              415          413 503        400 413 503            503 + Retry-After
+//! ```
+//!
+//! # Promises
+//! - With `sync = "always"` a 2xx is sent after the record is durable (`V1-39`, `V2-24`).
+//! - What is stored is the body as it came, byte for byte.
+//! - A request that has not reached the writer within 10 s of its last byte is answered 503 and never appended: an upstream's own
+//!   retry must not be overtaken by its late twin.
+//! - A client may go away at any moment. What was not taken by the writer then is never appended; what became durable all the same
+//!   is [remembered](repeats), and its repetition acknowledged without a second append.
+//! - Nothing is appended twice for one answer; memory is bounded by the [budget](body::Budget).
+//!
+//! This module never meets a target: they have the log in common and nothing else.
+
+mod body;
+mod inspect;
+mod negotiate;
+mod rejection;
+mod repeats;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::header::RETRY_AFTER;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use bytes::Bytes;
+
+use body::{Budget, Share};
+use rejection::Rejection;
+use repeats::{Fingerprint, Repeats, Waiting};
+
+use crate::clock::now_ms;
+use crate::metrics::ReceiveMetrics;
+use crate::protocol::{Protocol, SeenLabels, Summary};
+use crate::wal::record::{Content, Counts, Header, Kind, Meta, NewRecord, TimeRange};
+use crate::wal::{AppendError, Appender};
+
+/// The paths that users of other receivers have in their configurations (`V1-03`, `V2-08`).
+pub const PATHS: [&str; 6] =
+    ["/api/v1/write", "/api/v1/push", "/api/prom/push", "/api/v1/receive", "/receive", "/write"];
+
+/// How long a request may wait for the writer to come to it.
+const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Larger requests are inspected on a thread of their own: half a millisecond is what others may be made to wait.
+const INLINE_BYTES_MAX: u64 = 1 << 20;
+
+/// How many series' labels are remembered as valid; eight bytes each.
+const SEEN_SERIES: usize = 512 << 10;
+
+/// How the receiver is configured; checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Bytes of a body as sent.
+    pub body_bytes_max: u64,
+    /// Bytes of a body once decompressed.
+    pub decoded_bytes_max: u64,
+    /// Bytes of requests being worked on, over all.
+    pub in_flight_bytes_max: u64,
+    /// Headers that are stored with a request and sent on with it, lower case.
+    pub forward_headers: Vec<HeaderName>,
+}
+
+/// The address that a request came from; put into its extensions by who accepts connections.
+#[derive(Clone, Copy, Debug)]
+pub struct Sender(pub IpAddr);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Receiver {
+    settings: Settings,
+    appender: std::sync::Mutex<Option<Appender>>,
+    budget: Budget,
+    seen: SeenLabels,
+    repeats: Repeats,
+    metrics: ReceiveMetrics,
+    is_closed: AtomicBool,
+}
+
+impl Receiver {
+    /// A receiver that appends to a log.
+    #[must_use]
+    pub fn new(settings: Settings, appender: Appender, metrics: ReceiveMetrics) -> Arc<Receiver> {
+        Arc::new(Receiver {
+            budget: Budget::new(settings.in_flight_bytes_max),
+            seen: SeenLabels::with_capacity(SEEN_SERIES),
+            repeats: Repeats::default(),
+            appender: std::sync::Mutex::new(Some(appender)),
+            is_closed: AtomicBool::new(false),
+            settings,
+            metrics,
+        })
+    }
+
+    /// From now on requests are answered 503, and nothing more reaches the log.
+    pub fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        self.appender.lock().expect("no holder of this lock panics").take();
+    }
+
+    /// Bytes of requests being worked on.
+    #[must_use]
+    pub fn in_flight_bytes(&self) -> u64 {
+        self.budget.used()
+    }
+
+    /// The routes.
+    pub fn router(self: &Arc<Self>) -> Router {
+        PATHS
+            .iter()
+            .fold(Router::new(), |router, path| router.route(path, post(write).fallback(method_not_allowed)))
+            .with_state(self.clone())
+    }
+
+    async fn accept(&self, protocol: Protocol, request: Request) -> Result<Summary, Rejection> {
+        if self.is_closed.load(Ordering::Acquire) {
+            return Err(Rejection::ShuttingDown);
+        }
+        let sender = request.extensions().get::<Sender>().map(|sender| sender.0);
+        let meta = Meta { forwarded: self.forwarded(request.headers())?, sender };
+        let (body, share) = body::read(request.into_body(), self.settings.body_bytes_max, &self.budget).await?;
+        let deadline = tokio::time::Instant::now() + APPEND_TIMEOUT;
+        let received_ms = now_ms();
+        let decoded_len = inspect::decoded_len(&body, self.settings.decoded_bytes_max)?;
+        let summary = self.inspect(&body, decoded_len, protocol).await?;
+        if summary.offences.count() > 0 {
+            return Err(Rejection::Invalid(summary.offences));
+        }
+        // An empty request asks whether we are here; there is nothing to deliver.
+        if decoded_len > 0 {
+            let content = content(protocol, &summary, decoded_len);
+            self.append(protocol, content, meta, body, received_ms, share, deadline).await?;
+        }
+        Ok(summary)
+    }
+
+    fn forwarded(&self, headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Rejection> {
+        let mut forwarded = Vec::new();
+        for name in &self.settings.forward_headers {
+            for value in headers.get_all(name) {
+                if value.len() > Meta::VALUE_LEN_MAX {
+                    return Err(Rejection::HeaderTooLong { name: name.to_string(), limit: Meta::VALUE_LEN_MAX });
+                }
+                forwarded.push((name.to_string(), value.as_bytes().to_vec()));
+            }
+        }
+        Ok(forwarded)
+    }
+
+    async fn inspect(&self, body: &Bytes, decoded_len: u64, protocol: Protocol) -> Result<Summary, Rejection> {
+        // The decompressed bytes are part of the budget as long as they are there.
+        let _share = self.budget.share(decoded_len)?;
+        if decoded_len <= INLINE_BYTES_MAX {
+            return inspect::inspect(body, decoded_len, protocol, &self.seen);
+        }
+        tokio::task::block_in_place(|| inspect::inspect(body, decoded_len, protocol, &self.seen))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "all that a record is made of, at the one place where it is made")]
+    async fn append(
+        &self,
+        protocol: Protocol,
+        content: Content,
+        meta: Meta,
+        body: Bytes,
+        received_ms: i64,
+        share: Share,
+        deadline: tokio::time::Instant,
+    ) -> Result<(), Rejection> {
+        let fingerprint = || Fingerprint::of(protocol, &meta, &body);
+        if !self.repeats.is_empty() {
+            let known = tokio::time::timeout_at(deadline, self.repeats.is_durable(fingerprint())).await;
+            if known.map_err(|_| busy())? {
+                self.metrics.repeated();
+                return Ok(());
+            }
+        }
+        let record = NewRecord::new(content, &meta, body.clone(), received_ms);
+        let ticket = {
+            let appender = self.appender.lock().expect("no holder of this lock panics");
+            appender.as_ref().ok_or(Rejection::ShuttingDown)?.append(record, Box::new(share))
+        };
+        let mut waiting = Waiting::new(ticket, fingerprint, self.repeats.clone());
+        let outcome = match tokio::time::timeout_at(deadline, waiting.ticket().outcome()).await {
+            Ok(outcome) => outcome,
+            // The writer has it: it is durable or failed soon, and the answer must be true.
+            Err(_) if !waiting.ticket().withdraw() => waiting.ticket().outcome().await,
+            Err(_) => Err(AppendError::Withdrawn),
+        };
+        waiting.answered();
+        match outcome {
+            Ok(_) => Ok(()),
+            Err(AppendError::Withdrawn) => Err(busy()),
+            Err(AppendError::Closed) => Err(Rejection::ShuttingDown),
+            Err(error) => Err(Rejection::Log(error)),
+        }
+    }
+}
+
+fn busy() -> Rejection {
+    Rejection::Busy { seconds: APPEND_TIMEOUT.as_secs() }
+}
+
+fn content(protocol: Protocol, summary: &Summary, decoded_len: u64) -> Content {
+    Content {
+        kind: match protocol {
+            Protocol::V1 => Kind::Write1,
+            Protocol::V2 => Kind::Write2,
+        },
+        flags: if summary.is_unsorted { Header::FLAG_UNSORTED } else { 0 },
+        counts: Counts {
+            samples: summary.samples,
+            histograms: summary.histograms,
+            exemplars: summary.exemplars,
+            series: summary.series,
+            metadata: summary.metadata,
+        },
+        times: TimeRange { min: summary.timestamp_min, max: summary.timestamp_max },
+        decoded_len: u32::try_from(decoded_len).expect("snappy declares at most 32 bits"),
+    }
+}
+
+async fn write(State(receiver): State<Arc<Receiver>>, request: Request) -> Response {
+    let protocol = match negotiate::negotiate(request.headers()) {
+        Ok(protocol) => protocol,
+        Err(rejection) => {
+            receiver.metrics.answered(None, rejection.status().as_u16());
+            return rejected(&rejection);
+        }
+    };
+    let result = receiver.accept(protocol, request).await;
+    let (mut response, written) = match &result {
+        Ok(summary) => {
+            receiver.metrics.samples(protocol.as_str(), u64::from(summary.samples) + u64::from(summary.histograms));
+            let written = [summary.samples, summary.histograms, summary.exemplars];
+            // V1-13, V2-25.
+            (StatusCode::NO_CONTENT.into_response(), written)
+        }
+        Err(rejection) => {
+            tracing::debug!(%rejection, status = rejection.status().as_u16(), "rejected a request");
+            (rejected(rejection), [0; 3])
+        }
+    };
+    receiver.metrics.answered(Some(protocol.as_str()), response.status().as_u16());
+    // V2-31: on every answer to 2.0, failures included. On 1.0 they would make Prometheus report losses that are none.
+    if protocol == Protocol::V2 {
+        for (name, count) in WRITTEN.iter().zip(written) {
+            response.headers_mut().insert(name.clone(), HeaderValue::from(count));
+        }
+    }
+    response
+}
+
+const WRITTEN: [HeaderName; 3] = [
+    HeaderName::from_static("x-prometheus-remote-write-samples-written"),
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written"),
+    HeaderName::from_static("x-prometheus-remote-write-exemplars-written"),
+];
+
+fn rejected(rejection: &Rejection) -> Response {
+    let mut response = (rejection.status(), Body::from(rejection.text())).into_response();
+    let headers = response.headers_mut();
+    headers.insert(axum::http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if let Some(seconds) = rejection.retry_after(fastrand::f64()) {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+async fn method_not_allowed(State(receiver): State<Arc<Receiver>>) -> impl IntoResponse {
+    receiver.metrics.answered(None, 405);
+    (StatusCode::METHOD_NOT_ALLOWED, [("allow", "POST")], "remote write is sent with POST\n")
+}

@@ -1,0 +1,166 @@
+//! What is said to an upstream whose request was not taken. The only place where a cause becomes a status.
+//!
+//! | cause | status |
+//! |---|---|
+//! | wrong `Content-Type` or `Content-Encoding` | 415 |
+//! | the bytes are not snappy, not protobuf, or some series is invalid | 400 |
+//! | larger than a limit | 413 |
+//! | anything on our side: log full or failing, too much at once, too slow, shutting down | 503 with `Retry-After` |
+//!
+//! Never 429: a Prometheus with default settings drops what it was sending. And never a 4xx for what is our trouble: that is dropped
+//! always.
+
+use std::fmt::Write;
+
+use axum::http::StatusCode;
+
+use crate::protocol::{Malformed, Offences};
+use crate::wal::AppendError;
+
+/// Why a request was not taken. Nothing of it will be delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejection {
+    /// Headers.
+    #[error("{0}")]
+    Unsupported(String),
+    /// Not the snappy block format.
+    #[error("the body is not snappy (block format, not framed): {0}")]
+    NotSnappy(String),
+    /// Not the protobuf message that the headers promise.
+    #[error("the body is not a {message}: {malformed}")]
+    Malformed {
+        /// Its name.
+        message: &'static str,
+        /// Where it stops being one.
+        malformed: Malformed,
+    },
+    /// No receiver can take it.
+    #[error("nothing was stored: {0}")]
+    Invalid(Offences),
+    /// A limit of the configuration.
+    #[error("the {what} is larger than {limit} bytes ({key})")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+        /// Its key.
+        key: &'static str,
+    },
+    /// A header that is to be forwarded.
+    #[error("the header {name} is longer than {limit} bytes")]
+    HeaderTooLong {
+        /// Its name.
+        name: String,
+        /// The limit.
+        limit: usize,
+    },
+    /// The upstream went away or sent nonsense in place of a body.
+    #[error("the body could not be read: {0}")]
+    Unreadable(String),
+    /// The body came slower than anybody means it.
+    #[error("the body came too slowly")]
+    Stalled,
+    /// Too much is being worked on.
+    #[error("too much is being worked on: more than {limit} bytes (server.max_in_flight_bytes)")]
+    Overloaded {
+        /// The limit.
+        limit: u64,
+    },
+    /// The log did not take it in time.
+    #[error("the log is busy: the request was not reached within {seconds} s and is not stored")]
+    Busy {
+        /// How long it was tried.
+        seconds: u64,
+    },
+    /// The log did not take it.
+    #[error("{0}")]
+    Log(AppendError),
+    /// The relay is about to end.
+    #[error("the relay is shutting down")]
+    ShuttingDown,
+}
+
+impl Rejection {
+    /// The answer's status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Rejection::Unsupported(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Rejection::NotSnappy(_)
+            | Rejection::Malformed { .. }
+            | Rejection::Invalid(_)
+            | Rejection::HeaderTooLong { .. }
+            | Rejection::Unreadable(_) => StatusCode::BAD_REQUEST,
+            Rejection::TooLarge { .. } | Rejection::Log(AppendError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Rejection::Stalled
+            | Rejection::Overloaded { .. }
+            | Rejection::Busy { .. }
+            | Rejection::Log(_)
+            | Rejection::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// When to come again, in seconds, with a 503. `random` in 0..1 spreads the upstreams out.
+    #[must_use]
+    pub fn retry_after(&self, random: f64) -> Option<u64> {
+        let (least, spread) = match self {
+            // Space comes back with the targets' pace, not within a second.
+            Rejection::Log(AppendError::Full { .. }) => (5, 11.0),
+            _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => (1, 5.0),
+            _ => return None,
+        };
+        Some(least + (spread * random.clamp(0.0, 0.999)) as u64)
+    }
+
+    /// The answer's text: one line, of bounded length (`V1-31`, `V2-28`, `V2-29`).
+    #[must_use]
+    pub fn text(&self) -> String {
+        const CHARS_MAX: usize = 1000;
+        let mut text: String = self.to_string().chars().take(CHARS_MAX).collect();
+        let _ = writeln!(text);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_trouble_is_always_503_with_a_time_to_come_again() {
+        for rejection in [
+            Rejection::Stalled,
+            Rejection::Overloaded { limit: 1 },
+            Rejection::Busy { seconds: 10 },
+            Rejection::ShuttingDown,
+            Rejection::Log(AppendError::Full { max_bytes: 1 }),
+            Rejection::Log(AppendError::Unavailable { reason: "no".into() }),
+            Rejection::Log(AppendError::Withdrawn),
+            Rejection::Log(AppendError::Closed),
+        ] {
+            assert_eq!(rejection.status(), 503, "V1-40: {rejection}");
+            let (soonest, latest) = (rejection.retry_after(0.0).unwrap(), rejection.retry_after(1.0).unwrap());
+            assert!(1 <= soonest && soonest + 4 <= latest, "jittered: {rejection}");
+        }
+    }
+
+    #[test]
+    fn what_can_never_be_taken_is_a_4xx_without_a_time() {
+        let malformed = Malformed { offset: 3, what: "a number is cut" };
+        for (rejection, status) in [
+            (Rejection::Unsupported("x".into()), 415),
+            (Rejection::NotSnappy("x".into()), 400),
+            (Rejection::Malformed { message: "x", malformed }, 400),
+            (Rejection::TooLarge { what: "body", limit: 1, key: "server.max_body" }, 413),
+            (Rejection::Log(AppendError::TooLarge { bytes: 2, max: 1 }), 413),
+        ] {
+            assert_eq!((rejection.status().as_u16(), rejection.retry_after(0.5)), (status, None), "V1-41: {rejection}");
+        }
+    }
+
+    #[test]
+    fn texts_are_bounded() {
+        assert!(Rejection::NotSnappy("x".repeat(100_000)).text().len() < 1100);
+    }
+}

@@ -1,0 +1,310 @@
+//! A target: one task that reads the log from its savepoint on and sends record after record to one URL.
+//!
+//! ```text
+//!          wal::Cursor                client                 outcome            state
+//!  log ---> Record ---------------> POST body as stored ---> Answer ---judge---> settle: savepoint moves, ledger books
+//!       '-> Gap (damaged, missing) -----------------------------------------------^        |
+//!                                             ^-------- wait, same bytes again ---- retry, hold
+//! ```
+//!
+//! # Promises
+//! - In order: a record is settled before the next one is sent. So every series keeps its order, through retries and restarts.
+//! - One record, one request: its bytes are sent as they came, and the same bytes again until it is settled.
+//! - Settled position and ledger move together, and are in the live page of the savepoint before the next request begins. After
+//!   `kill -9` at most the one request in flight is sent a second time.
+//! - Nothing here is ever seen by the receiver: a bad target slows nobody.
+//!
+//! Reading the log and writing the savepoint may wait for the disk; they share one trip to a blocking thread per record.
+
+mod backoff;
+mod client;
+mod outcome;
+mod progress;
+mod state;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+pub use backoff::{Backoff, InvalidBackoff};
+use client::{Client, Unanswered};
+use outcome::{Outcome, Sent};
+pub use progress::{Progress, Snapshot};
+pub use state::Phase;
+use state::{Event, Next, State};
+
+use crate::clock::now_ms;
+use crate::metrics::TargetMetrics;
+use crate::protocol::Protocol;
+use crate::savepoint::Settled;
+use crate::wal::record::{Header, Kind};
+use crate::wal::{Cursor, Log, Readable, Record, Step};
+
+/// How a target is configured; checked.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Keys the savepoint.
+    pub name: String,
+    /// Where requests go.
+    pub url: reqwest::Url,
+    /// For a whole exchange.
+    pub remote_timeout: Duration,
+    /// Sent with every request.
+    pub headers: reqwest::header::HeaderMap,
+    /// After failures.
+    pub backoff: Backoff,
+    /// The most that a target's `Retry-After` is believed.
+    pub retry_after_max: Duration,
+    /// Where a new name starts.
+    pub start_from: Option<StartFrom>,
+}
+
+impl Settings {
+    /// The URL as it may be shown: without user info.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        let mut url = self.url.clone();
+        // Cannot fail for http and https.
+        let _ = url.set_username("");
+        let _ = url.set_password(None);
+        url.to_string()
+    }
+}
+
+/// Where a target begins whose name has no savepoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StartFrom {
+    /// With everything that is still in the log.
+    Oldest,
+    /// With the next record.
+    Now,
+}
+
+/// Tells targets to stop: `None` while they run, then until when a request in flight may take.
+pub type Stop = watch::Receiver<Option<Instant>>;
+
+/// A target's task.
+#[derive(Debug)]
+pub struct Target {
+    settings: Settings,
+    progress: Arc<Progress>,
+    metrics: Arc<TargetMetrics>,
+    client: Client,
+    state: State,
+    readable: watch::Receiver<Readable>,
+    stop: Stop,
+    /// Away only while a blocking thread has it.
+    cursor: Option<Cursor>,
+}
+
+impl Target {
+    /// A target that goes on where its savepoint is.
+    ///
+    /// # Errors
+    /// TLS cannot be set up.
+    pub fn new(
+        settings: Settings,
+        progress: Arc<Progress>,
+        metrics: Arc<TargetMetrics>,
+        log: &Log,
+        stop: Stop,
+    ) -> Result<Target, reqwest::Error> {
+        let client =
+            Client::new(settings.url.clone(), &settings.headers, settings.remote_timeout, settings.retry_after_max)?;
+        let savepoint = progress.snapshot().savepoint;
+        Ok(Target {
+            state: State::new(settings.backoff),
+            client,
+            readable: log.subscribe(),
+            cursor: Some(log.cursor(savepoint.settled, savepoint.next)),
+            settings,
+            progress,
+            metrics,
+            stop,
+        })
+    }
+
+    /// Runs until it is told to stop. Whatever was settled is in the live page of the savepoint then.
+    pub async fn run(mut self) {
+        let mut has_settled = false;
+        while self.stop.borrow().is_none() {
+            // Seen before reading: what becomes readable after this look wakes us.
+            self.readable.mark_unchanged();
+            match self.read(std::mem::take(&mut has_settled)).await {
+                Step::Record(record) => {
+                    let Some(settled) = self.deliver(&record).await else { break };
+                    self.progress.settle(record.mark(), record.next, settled);
+                    has_settled = true;
+                }
+                Step::Gap { to, place, reason } => {
+                    let from = self.progress.snapshot().savepoint.settled;
+                    let samples = to.total - from.total;
+                    tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
+                    self.progress.settle(to, place, Settled::Lost { samples });
+                    has_settled = true;
+                }
+                Step::End => {
+                    self.state.caught_up();
+                    self.show(None);
+                    tokio::select! {
+                        // The log outlives its targets; if not, there is nothing more to read.
+                        changed = self.readable.changed() => if changed.is_err() { break },
+                        _ = self.stop.wait_for(Option::is_some) => break,
+                    }
+                }
+            }
+        }
+        if has_settled {
+            self.progress.write_live();
+        }
+    }
+
+    /// Writes the live page, if something was settled, and reads on. On a blocking thread, both at once.
+    async fn read(&mut self, has_settled: bool) -> Step {
+        let mut cursor = self.cursor.take().expect("the cursor comes back from every trip");
+        let progress = self.progress.clone();
+        let trip = tokio::task::spawn_blocking(move || {
+            if has_settled {
+                progress.write_live();
+            }
+            let step = cursor.next_step();
+            (cursor, step)
+        });
+        let (cursor, step) = trip.await.expect("reading the log does not panic");
+        self.cursor = Some(cursor);
+        step
+    }
+
+    /// Sends a record until it is settled; `None` if it was told to stop before.
+    async fn deliver(&mut self, record: &Record) -> Option<Settled> {
+        let sent = sent(&record.header);
+        self.progress.owes(record.header.received_ms);
+        loop {
+            self.state.sending();
+            self.show(None);
+            let answer = {
+                let attempt = self.client.send(record, sent.protocol);
+                tokio::select! {
+                    answer = attempt => answer,
+                    () = grace_over(self.stop.clone()) => {
+                        tracing::warn!(
+                            target = self.settings.name, position = record.header.position.0,
+                            "no answer before the end; this request is sent again at the next start"
+                        );
+                        return None;
+                    }
+                }
+            };
+            let (outcome, said) = self.judge(sent, answer);
+            if let Outcome::Settled(settled) = &outcome {
+                self.log_refusal(record, *settled, &said);
+            }
+            let (next, event) = self.state.after(outcome, fastrand::f64());
+            self.log_event(event, &said);
+            match next {
+                Next::Settle(settled) => {
+                    self.show(None);
+                    return Some(settled);
+                }
+                Next::Wait(wait) => {
+                    self.show(Some(said));
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        _ = self.stop.wait_for(Option::is_some) => return None,
+                    }
+                }
+            }
+        }
+    }
+
+    /// What an answer means, and how to say it.
+    fn judge(&self, sent: Sent, answer: Result<(outcome::Answer, String), Unanswered>) -> (Outcome, String) {
+        match answer {
+            Ok((answer, text)) => {
+                self.metrics.answered(answer.status);
+                self.progress.answered(answer.status);
+                let outcome = outcome::judge(sent, &answer);
+                let said = match &outcome {
+                    Outcome::Hold(reason) => reason.to_string(),
+                    _ => outcome::Reason::Status(answer.status).to_string(),
+                };
+                (outcome, if text.is_empty() { said } else { format!("{said}: {text}") })
+            }
+            Err(Unanswered { timed_out, text }) => {
+                self.metrics.unanswered(timed_out);
+                (Outcome::Retry { retry_after: None }, text)
+            }
+        }
+    }
+
+    fn show(&self, reason: Option<String>) {
+        // A target that fails keeps its reason while it is tried again.
+        if reason.is_some() || self.state.failures() == 0 {
+            self.progress.enter(self.state.phase(), reason, now_ms());
+        }
+    }
+
+    fn log_refusal(&self, record: &Record, settled: Settled, said: &str) {
+        let refused = match settled {
+            Settled::Delivered { refused, .. } => refused,
+            other => other.samples(),
+        };
+        if refused > 0 {
+            tracing::warn!(
+                target = self.settings.name,
+                position = record.header.position.0,
+                refused,
+                of = record.header.counts.ledger_samples(),
+                answer = said,
+                "the target refused samples for good"
+            );
+        }
+    }
+
+    fn log_event(&self, event: Option<Event>, said: &str) {
+        let name = &self.settings.name;
+        match event {
+            Some(Event::BeganBackingOff) => {
+                tracing::warn!(
+                    target = name,
+                    answer = said,
+                    "the target does not take data now; it is retried and nothing is lost"
+                );
+            }
+            Some(Event::BeganHolding(_)) => {
+                tracing::error!(
+                    target = name,
+                    answer = said,
+                    "the target is held: its answer asks for somebody's attention; the data is kept and retried slowly"
+                );
+            }
+            Some(Event::Recovered { failures }) => {
+                tracing::info!(target = name, failures, "the target takes data again")
+            }
+            None => {}
+        }
+    }
+}
+
+/// Ends when the time for a request in flight is over.
+async fn grace_over(mut stop: Stop) {
+    let deadline = match stop.wait_for(Option::is_some).await {
+        Ok(deadline) => *deadline,
+        Err(_) => None,
+    };
+    if let Some(deadline) = deadline {
+        tokio::time::sleep_until(deadline).await;
+    }
+}
+
+fn sent(header: &Header) -> Sent {
+    let protocol = match header.kind {
+        Kind::Write1 => Protocol::V1,
+        Kind::Write2 => Protocol::V2,
+        Kind::Seal => unreachable!("a cursor yields requests"),
+    };
+    Sent { protocol, samples: u64::from(header.counts.samples), histograms: u64::from(header.counts.histograms) }
+}

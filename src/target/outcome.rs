@@ -1,0 +1,216 @@
+//! What an answer of a target means for the record that was sent. Decided by status and headers, never by text (`V1-32`, `V2-30`).
+//!
+//! | answer | outcome |
+//! |---|---|
+//! | 2xx | delivered; on 2.0 a shortfall in the `*-Written` headers is booked as refused |
+//! | 2xx with `Content-Type: text/html` | hold: a captive portal or a login page has not stored anything |
+//! | 2xx, 400 or 415 to 2.0 without any `*-Written` | hold: the target does not take 2.0 (`V2-37`, `V2-42`, `V2-43`) |
+//! | 400 to 2.0 with `*-Written` | the target kept what it counts, the shortfall is refused (`V2-40`) |
+//! | 400, 409, 413, 422 | refused (`V1-37`, `V2-46`) |
+//! | 429, 408, 425, 5xx, no answer | retry, for ever (`V1-35`, `V2-52`) |
+//! | everything else: 1xx, 3xx, 401, 403, 404, ... | hold: most likely somebody's configuration, so the data stays |
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::protocol::Protocol;
+use crate::savepoint::Settled;
+
+/// What is known of an answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answer {
+    /// The status code.
+    pub status: u16,
+    /// The `*-Written` headers (`V2-31`). One that is missing or nonsense is unknown, not 0.
+    pub written: Written,
+    /// The body is a web page.
+    pub is_html: bool,
+    /// What `Retry-After` asks for, already clamped.
+    pub retry_after: Option<Duration>,
+}
+
+/// The three headers of a 2.0 receiver.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// `X-Prometheus-Remote-Write-Samples-Written`.
+    pub samples: Option<u64>,
+    /// `X-Prometheus-Remote-Write-Histograms-Written`.
+    pub histograms: Option<u64>,
+    /// `X-Prometheus-Remote-Write-Exemplars-Written`.
+    pub exemplars: Option<u64>,
+}
+
+impl Written {
+    fn is_confirmed(self) -> bool {
+        self.samples.is_some() || self.histograms.is_some() || self.exemplars.is_some()
+    }
+
+    /// Samples of ours that the target says it did not keep. It cannot have kept more than it was sent.
+    fn shortfall(self, sent: Sent) -> u64 {
+        let missing = |sent: u64, written: Option<u64>| written.map_or(0, |written| sent.saturating_sub(written));
+        missing(sent.samples, self.samples) + missing(sent.histograms, self.histograms)
+    }
+}
+
+/// What was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// In which protocol.
+    pub protocol: Protocol,
+    /// Float samples.
+    pub samples: u64,
+    /// Histograms.
+    pub histograms: u64,
+}
+
+/// What comes of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The record is settled.
+    Settled(Settled),
+    /// Worth another attempt, not before the target's own time if it named one.
+    Retry {
+        /// Already clamped.
+        retry_after: Option<Duration>,
+    },
+    /// The target is not set up to take it, now. The data stays, it is tried slowly.
+    Hold(Reason),
+}
+
+/// Why a target is held.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It answers with a status that says nothing about the data.
+    Status(u16),
+    /// A 2xx with a web page.
+    WebPage(u16),
+    /// It does not take remote write 2.0.
+    Not2(u16),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let status = |code: u16| {
+            let text = reqwest::StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason());
+            format!("{code}{}{}", if text.is_some() { " " } else { "" }, text.unwrap_or_default())
+        };
+        match self {
+            Reason::Status(code @ 300..400) => {
+                write!(f, "{} (redirects are not followed: set the final URL)", status(*code))
+            }
+            Reason::Status(code) => f.write_str(&status(*code)),
+            Reason::WebPage(code) => {
+                write!(f, "{} with a web page: a login or a captive portal answers", status(*code))
+            }
+            Reason::Not2(code) => {
+                write!(
+                    f,
+                    "{} without *-Written headers to a remote write 2.0 request: the target does not take 2.0",
+                    status(*code)
+                )
+            }
+        }
+    }
+}
+
+/// The table above.
+#[must_use]
+pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
+    let all = sent.samples + sent.histograms;
+    let kept = || {
+        let refused = answer.written.shortfall(sent);
+        Outcome::Settled(Settled::Delivered { samples: all - refused, refused })
+    };
+    let unconfirmed_2 = sent.protocol == Protocol::V2 && !answer.written.is_confirmed();
+    match answer.status {
+        code @ 200..300 if answer.is_html => Outcome::Hold(Reason::WebPage(code)),
+        code @ (200..300 | 400 | 415) if unconfirmed_2 => Outcome::Hold(Reason::Not2(code)),
+        200..300 if sent.protocol == Protocol::V2 => kept(),
+        // V2-34: on 1.0 the headers mean nothing.
+        200..300 => Outcome::Settled(Settled::Delivered { samples: all, refused: 0 }),
+        400 if sent.protocol == Protocol::V2 => kept(),
+        400 | 409 | 413 | 422 => Outcome::Settled(Settled::Refused { samples: all }),
+        408 | 425 | 429 | 500..600 => Outcome::Retry { retry_after: answer.retry_after },
+        code => Outcome::Hold(Reason::Status(code)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V1: Sent = Sent { protocol: Protocol::V1, samples: 10, histograms: 2 };
+    const V2: Sent = Sent { protocol: Protocol::V2, ..V1 };
+
+    fn status(status: u16) -> Answer {
+        Answer { status, ..Answer::default() }
+    }
+
+    fn with_written(status: u16, samples: Option<u64>, histograms: Option<u64>) -> Answer {
+        Answer { status, written: Written { samples, histograms, exemplars: None }, ..Answer::default() }
+    }
+
+    fn delivered(samples: u64, refused: u64) -> Outcome {
+        Outcome::Settled(Settled::Delivered { samples, refused })
+    }
+
+    #[test]
+    fn any_2xx_delivers_a_1_0_request_whatever_the_headers_say() {
+        for code in [200, 202, 204, 299] {
+            assert_eq!(judge(V1, &status(code)), delivered(12, 0));
+            assert_eq!(judge(V1, &with_written(code, Some(0), Some(0))), delivered(12, 0), "V2-34");
+        }
+    }
+
+    #[test]
+    fn a_2_0_request_is_delivered_as_far_as_the_target_confirms() {
+        assert_eq!(judge(V2, &with_written(204, Some(10), Some(2))), delivered(12, 0));
+        assert_eq!(judge(V2, &with_written(204, Some(7), Some(2))), delivered(9, 3));
+        assert_eq!(judge(V2, &with_written(204, Some(7), None)), delivered(9, 3), "missing is unknown, not 0");
+        assert_eq!(judge(V2, &with_written(204, Some(99), Some(99))), delivered(12, 0), "no more than was sent");
+        assert_eq!(judge(V2, &with_written(400, Some(4), Some(0))), delivered(4, 8), "V2-40");
+    }
+
+    #[test]
+    fn a_target_that_does_not_take_2_0_is_held() {
+        for code in [200, 204, 400, 415] {
+            assert_eq!(judge(V2, &status(code)), Outcome::Hold(Reason::Not2(code)), "V2-37");
+        }
+    }
+
+    #[test]
+    fn statuses_that_say_never_refuse_the_record() {
+        for code in [400, 409, 413, 422] {
+            assert_eq!(judge(V1, &status(code)), Outcome::Settled(Settled::Refused { samples: 12 }));
+        }
+        assert_eq!(judge(V2, &status(409)), Outcome::Settled(Settled::Refused { samples: 12 }));
+    }
+
+    #[test]
+    fn statuses_that_say_later_are_retried_with_the_targets_pause() {
+        let retry_after = Some(Duration::from_secs(7));
+        for code in [408, 425, 429, 500, 502, 503, 504, 529, 599] {
+            let answer = Answer { retry_after, ..status(code) };
+            assert_eq!(judge(V1, &answer), Outcome::Retry { retry_after });
+            assert_eq!(judge(V2, &answer), Outcome::Retry { retry_after });
+        }
+    }
+
+    #[test]
+    fn everything_else_is_held() {
+        for code in [100, 199, 301, 302, 307, 308, 401, 403, 404, 405, 407, 410, 431, 451, 600, 999] {
+            assert_eq!(judge(V1, &status(code)), Outcome::Hold(Reason::Status(code)));
+            assert_eq!(judge(V2, &status(code)), Outcome::Hold(Reason::Status(code)));
+        }
+        assert_eq!(judge(V1, &status(415)), Outcome::Hold(Reason::Status(415)));
+        let portal = Answer { is_html: true, ..status(200) };
+        assert_eq!(judge(V1, &portal), Outcome::Hold(Reason::WebPage(200)));
+    }
+
+    #[test]
+    fn reasons_are_read_by_people() {
+        assert_eq!(Reason::Status(401).to_string(), "401 Unauthorized");
+        assert!(Reason::Status(302).to_string().starts_with("302 Found (redirects are not followed"));
+        assert_eq!(Reason::Status(999).to_string(), "999");
+    }
+}

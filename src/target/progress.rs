@@ -1,0 +1,149 @@
+//! What others may know of a target: its savepoint, its state. Written by the target's task, read by status, metrics and retention.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+
+use super::state::Phase;
+use crate::savepoint::{File, Saved, Savepoint, Settled};
+use crate::wal::{Mark, Place, Position};
+
+/// One consistent view of a target.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// Its savepoint.
+    pub savepoint: Savepoint,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+    /// Since when, ms since 1970.
+    pub since_ms: i64,
+    /// The last answer's status.
+    pub last_status: Option<u16>,
+    /// When the oldest record that it is owed was received, as far as it has been read.
+    pub oldest_pending_ms: Option<i64>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    saved: Saved,
+    snapshot: Snapshot,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Progress {
+    name: String,
+    url: String,
+    file: File,
+    inner: Mutex<Inner>,
+    synced_generation: AtomicU64,
+    synced_position: AtomicU64,
+}
+
+impl Progress {
+    /// Of a target whose savepoint has just been opened, and so synced.
+    #[must_use]
+    pub fn new(name: String, url: String, file: File, saved: Saved, phase: Phase, now_ms: i64) -> Progress {
+        let snapshot = Snapshot {
+            savepoint: saved.savepoint,
+            phase,
+            reason: None,
+            since_ms: now_ms,
+            last_status: None,
+            oldest_pending_ms: None,
+        };
+        Progress {
+            name,
+            url,
+            file,
+            inner: Mutex::new(Inner { saved, snapshot }),
+            synced_generation: AtomicU64::new(saved.generation),
+            synced_position: AtomicU64::new(saved.savepoint.settled.position.0),
+        }
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no holder of this lock panics")
+    }
+
+    /// The target's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The target's URL without user info; empty for an orphan.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Everything, at one moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let inner = self.inner();
+        Snapshot { savepoint: inner.saved.savepoint, ..inner.snapshot.clone() }
+    }
+
+    /// Books what became of everything up to `to`. Memory only: see [`Progress::write_live`].
+    pub fn settle(&self, to: Mark, next: Place, outcome: Settled) {
+        let mut inner = self.inner();
+        inner.saved.savepoint.settle(to, next, outcome);
+        inner.saved.generation += 1;
+        inner.snapshot.oldest_pending_ms = None;
+    }
+
+    /// A record was read that is not settled yet.
+    pub fn owes(&self, received_ms: i64) {
+        self.inner().snapshot.oldest_pending_ms = Some(received_ms);
+    }
+
+    /// The state changed.
+    pub fn enter(&self, phase: Phase, reason: Option<String>, now_ms: i64) {
+        let snapshot = &mut self.inner().snapshot;
+        if snapshot.phase != phase || snapshot.reason != reason {
+            // "Since" is of the state; the reason may change within it.
+            if snapshot.phase != phase {
+                snapshot.since_ms = now_ms;
+            }
+            snapshot.phase = phase;
+            snapshot.reason = reason;
+        }
+    }
+
+    /// An answer came.
+    pub fn answered(&self, status: u16) {
+        self.inner().snapshot.last_status = Some(status);
+    }
+
+    /// Writes the live page. Blocks for a moment.
+    pub fn write_live(&self) {
+        let saved = self.inner().saved;
+        if let Err(error) = self.file.write_live(&saved) {
+            tracing::error!(target = self.name, %error, "cannot write the savepoint; after a crash more is sent again");
+        }
+    }
+
+    /// Makes the savepoint durable, if it has changed. Blocks. Returns the position up to which the log is not needed for this
+    /// target, whatever happens.
+    ///
+    /// # Errors
+    /// What the system says; what was durable before still is.
+    pub fn sync(&self) -> io::Result<Position> {
+        let saved = self.inner().saved;
+        if saved.generation != self.synced_generation.load(Ordering::Acquire) {
+            self.file.sync(&saved)?;
+            self.synced_generation.store(saved.generation, Ordering::Release);
+            self.synced_position.store(saved.savepoint.settled.position.0, Ordering::Release);
+        }
+        Ok(self.synced_position())
+    }
+
+    /// Everything up to here is settled, and this is known even after a power cut.
+    #[must_use]
+    pub fn synced_position(&self) -> Position {
+        Position(self.synced_position.load(Ordering::Acquire))
+    }
+}

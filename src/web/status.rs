@@ -1,0 +1,91 @@
+//! `GET /api/v1/status`: names and shapes that others rely on.
+
+use serde::Serialize;
+
+/// Everything, at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Status {
+    /// Of promrelay.
+    pub version: &'static str,
+    /// Whether requests are taken.
+    pub ready: bool,
+    /// The log.
+    pub wal: Wal,
+    /// The targets in the order of the configuration, then orphans.
+    pub targets: Vec<Target>,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Wal {
+    /// The oldest position that may still be in it.
+    pub oldest: u64,
+    /// The newest readable position; 0 is none.
+    pub durable: u64,
+    /// On disk, everything counted.
+    pub bytes: u64,
+    /// The limit of `bytes`.
+    pub max_bytes: u64,
+    /// Oldest first.
+    pub segments: Vec<Segment>,
+}
+
+/// A segment. Without records, `last` is before `first`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Segment {
+    pub id: u64,
+    pub first: u64,
+    pub last: u64,
+    pub bytes: u64,
+}
+
+/// A target.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Target {
+    /// Its name.
+    pub name: String,
+    /// Without user info; empty for an orphan.
+    pub url: String,
+    /// Whether the log waits for it when it is full.
+    pub required: bool,
+    /// What it is doing.
+    pub state: &'static str,
+    /// Why, where there is something to say.
+    pub reason: Option<String>,
+    /// Since when it is in this state.
+    pub since: String,
+    /// Of the last answer.
+    pub last_status: Option<u16>,
+    /// Everything up to this position is settled.
+    pub settled: u64,
+    /// Age of the oldest record that it is owed.
+    pub lag_seconds: f64,
+    /// What it is owed.
+    pub pending: Pending,
+    /// What became of all samples so far.
+    pub samples: Samples,
+}
+
+/// What a target is owed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Pending {
+    pub records: u64,
+    pub samples: u64,
+    pub bytes: u64,
+}
+
+/// Float samples and histograms: `accepted` is the sum of all others.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Samples {
+    pub accepted: u64,
+    pub delivered: u64,
+    pub refused: u64,
+    pub filtered: u64,
+    pub expired: u64,
+    pub dropped: u64,
+    pub lost: u64,
+    pub pending: u64,
+}

@@ -1,0 +1,29 @@
+//! promrelay between real servers: Prometheus scrapes and sends, the relay stores and delivers, Prometheus and
+//! VictoriaMetrics receive, and what they then hold is compared with what the source holds, sample by sample.
+//!
+//! ```text
+//!  exporter <--scrape-- Prometheus --remote write--> promrelay --+--> Prometheus       (now and then behind a proxy
+//!  (in the test)             ^                                   '--> VictoriaMetrics   that answers 401, 404, 302)
+//!                            '-- itself
+//! ```
+//!
+//! `tests/real-peers` brings the servers and runs this; the environment variables `PEER_PROMETHEUS`,
+//! `PEER_VICTORIA_METRICS` and `PEER_VMAGENT` name their binaries. Every server is a process on 127.0.0.1, with its data and
+//! its log in a directory that lives as long as the test; when a test fails, the ends of the logs are printed.
+//!
+//! Nothing here trusts a time window: at the end of a scenario the source is *silenced* (it loses all its scrape targets
+//! and so ends each of its series with a stale marker), and then every sample it holds is compared, from the first to the last.
+
+mod exporter;
+mod process;
+mod prometheus;
+mod proxy;
+mod relay;
+mod remote_read;
+mod rig;
+mod samples;
+mod victoria;
+
+mod outages;
+mod same_samples;
+mod savepoints;

@@ -1,0 +1,63 @@
+//! What the tests share: the relay as a process, a strict target, requests, and the equation of the ledger.
+
+#![allow(dead_code, reason = "each test binary takes what it needs")]
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+pub mod ledger;
+pub mod relay;
+pub mod request;
+pub mod sink;
+pub mod trace;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+/// Asks until there is an answer; panics with `what` when there is none `within` this time.
+pub async fn eventually<T>(what: &str, within: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe().await {
+            return found;
+        }
+        assert!(start.elapsed() < within, "not within {within:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// An address on which nobody listens now.
+///
+/// Not port 0: who is started again wants the port it had, and below the range of outgoing connections nobody takes it
+/// meanwhile (a connection to a port of that range can even meet itself).
+pub fn free_address() -> SocketAddr {
+    loop {
+        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(20_000..32_000)));
+        if TcpListener::bind(address).is_ok() {
+            return address;
+        }
+    }
+}
+
+/// A client as an upstream has one: it keeps connections and follows no redirects.
+pub fn client() -> reqwest::Client {
+    static PROVIDER: Once = Once::new();
+    PROVIDER.call_once(|| {
+        rustls::crypto::ring::default_provider().install_default().expect("no other provider was installed before");
+    });
+    reqwest::Client::builder()
+        .timeout(Duration::from_secs(10))
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+        .unwrap()
+}
+
+/// The seed of a random test: `PROMRELAY_TEST_SEED` to see a run again, else a new one. It is printed.
+pub fn seed() -> u64 {
+    let seed = match std::env::var("PROMRELAY_TEST_SEED") {
+        Ok(text) => text.parse().expect("PROMRELAY_TEST_SEED is a number"),
+        Err(_) => fastrand::u64(..),
+    };
+    println!("PROMRELAY_TEST_SEED={seed}");
+    seed
+}
