@@ -22,6 +22,9 @@ pub mod v1;
 pub mod v2;
 pub mod wire;
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 
 pub use labels::SeenLabels;

@@ -29,12 +29,8 @@ async fn order_of_targets_url_and_tuning_can_change_and_no_savepoint_moves() {
     let [was_first, was_second] = targets;
     let prometheus_url = prometheus.write_url().replace("127.0.0.1", "localhost");
     let changed = [
-        Target { tuning: "remote_timeout = \"20s\"\nmax_in_flight = 2", ..was_second },
-        Target {
-            url: prometheus_url,
-            tuning: "max_samples_per_send = 1000\nmin_backoff = \"100ms\"\nmax_backoff = \"2s\"",
-            ..was_first
-        },
+        Target { tuning: "remote_timeout = \"20s\"\nretry_after_max = \"1m\"", ..was_second },
+        Target { url: prometheus_url, tuning: "min_backoff = \"100ms\"\nmax_backoff = \"2s\"", ..was_first },
     ];
     rig.relay.start_again(&changed).await;
 
