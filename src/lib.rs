@@ -1,4 +1,56 @@
-//! promrelay.
+//! promrelay: a durable relay for Prometheus remote write.
+//!
+//! Upstream Prometheus servers point `remote_write` at it. It puts every request on disk, answers 2xx, and delivers it to every
+//! configured target, in order, however long a target was away.
+//!
+//! # Promises
+//! 1. **Durable.** With `sync = "always"` (the default) a 2xx means that the request survives `kill -9` and power loss.
+//! 2. **Complete.** Per target every accepted sample ends in exactly one way:
+//!    `accepted = delivered + refused + filtered + expired + dropped + lost + pending`, in every scrape, across restarts.
+//! 3. **Ordered.** A target sees the samples of one series in the order in which they were accepted, through retries, crashes and
+//!    restarts.
+//! 4. **Bounded.** Memory and start-up time depend neither on the number of series nor on the backlog; disk has a hard cap.
+//!
+//! # The way of the data
+//! ```text
+//!  upstream --POST--> receive --record--> wal::writer --fdatasync--> readable position
+//!              ^   negotiate, limit,         | group commit              |
+//!              |   decode, validate          v                           v
+//!              '-------- 204 only after -----'                 wal::reader: copies out of a read-only mapping
+//!                                                                        | one cursor per target
+//!                     target: record -> POST as stored -> answer -> outcome -> settled
+//!                                                                        |
+//!                     segments are released  <---- lowest savepoint ---- savepoint per target
+//! ```
+//! Receive and target never meet except in the log. What is stored is the request's body as it came: nothing is decoded and encoded
+//! again on the way, unknown fields survive, and another target costs little more than its bytes.
+//!
+//! # Words
+//! One meaning each, in code, logs, metrics and configuration. *record*: one accepted request as stored. *segment*: one file of the
+//! log, *active* or *sealed*. *position*: a record's place in the total order. *offset*: bytes inside a file. *readable position*: up
+//! to where targets may read (durable, with `sync = "never"` written). *cursor*: a reader's moving place. *target*: a configured
+//! destination. *attempt*, *outcome*: one try, and what came of it. *settled*: delivered, refused, filtered, expired, dropped or lost.
+//! *savepoint*: the durable statement of what a target has settled. *pending*, *backlog*: readable but not settled. *reject*: what we
+//! answer an upstream; *refuse*: what a target answers us; *drop*: what we give up. *release*: delete old segments. *seal*: close a
+//! segment for good.
+//!
+//! # Modules
+//! Imports go one way, from the top of this list to the bottom; [`receive`] and [`target`] never import each other.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`cli`] | the command line: run, check |
+//! | [`relay`] | the wiring: start, housekeeping, end |
+//! | [`config`] | `config.toml`, checked and turned into each part's settings |
+//! | [`web`] | the listener, status, metrics, readiness |
+//! | [`receive`] | from a request to a durable record and its answer |
+//! | [`target`] | from a record to a target's answer and a moved savepoint |
+//! | [`savepoint`] | what each target has settled, kept through crashes |
+//! | [`metrics`] | every metric, declared once |
+//! | [`protocol`] | the walk over remote write 1.0 and 2.0; imports nothing of the crate |
+//! | [`wal`] | the log; imports nothing of the crate |
+//! | [`clock`] | the wall clock |
+
 pub mod cli;
 pub mod clock;
 pub mod config;

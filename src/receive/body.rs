@@ -227,7 +227,7 @@ mod tests {
     async fn a_slow_body_is_read_and_a_stalled_one_is_not() {
         let budget = Budget::new(1 << 20);
         let slow = slow_body(vec![(seconds(9), 11 << 10); 5]);
-        assert_eq!(read(slow, 1 << 20, &budget).await.unwrap().0.len(), 5 * 11 << 10);
+        assert_eq!(read(slow, 1 << 20, &budget).await.unwrap().0.len(), (5 * 11) << 10);
         let stalled = slow_body(vec![(seconds(1), 11 << 10), (seconds(30), 11 << 10)]);
         assert!(matches!(read(stalled, 1 << 20, &budget).await, Err(Rejection::Stalled)));
         let dripping = slow_body(vec![(seconds(1), 100); 100]);
