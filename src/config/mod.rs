@@ -1,4 +1,4 @@
-//! The configuration: `config.toml` as it is [written](file), checked and turned into the settings of each part.
+//! The configuration: `config.toml` as it is written (`file`), checked and turned into the settings of each part.
 //!
 //! A wrong value stops the start with file, key, value and reason. Nothing is repaired silently. This is the only module that knows
 //! how settings are spelled.

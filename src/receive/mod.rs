@@ -14,8 +14,8 @@
 //! - A request that has not reached the writer within 10 s of its last byte is answered 503 and never appended: an upstream's own
 //!   retry must not be overtaken by its late twin.
 //! - A client may go away at any moment. What was not taken by the writer then is never appended; what became durable all the same
-//!   is [remembered](repeats), and its repetition acknowledged without a second append.
-//! - Nothing is appended twice for one answer; memory is bounded by the [budget](body::Budget).
+//!   is remembered (`repeats`), and its repetition acknowledged without a second append.
+//! - Nothing is appended twice for one answer; memory is bounded by a budget of bytes.
 //!
 //! This module never meets a target: they have the log in common and nothing else.
 
@@ -38,6 +38,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use body::{Budget, Share};
 use rejection::Rejection;
@@ -133,7 +134,7 @@ impl Receiver {
         let sender = request.extensions().get::<Sender>().map(|sender| sender.0);
         let meta = Meta { forwarded: self.forwarded(request.headers())?, sender };
         let (body, share) = body::read(request.into_body(), self.settings.body_bytes_max, &self.budget).await?;
-        let deadline = tokio::time::Instant::now() + APPEND_TIMEOUT;
+        let deadline = Instant::now() + APPEND_TIMEOUT;
         let received_ms = now_ms();
         let decoded_len = inspect::decoded_len(&body, self.settings.decoded_bytes_max)?;
         let summary = self.inspect(&body, decoded_len, protocol).await?;
@@ -143,7 +144,11 @@ impl Receiver {
         // An empty request asks whether we are here; there is nothing to deliver.
         if decoded_len > 0 {
             let content = content(protocol, &summary, decoded_len);
-            self.append(protocol, content, meta, body, received_ms, share, deadline).await?;
+            let arrived = Arrived { protocol, meta, body };
+            if !self.is_repeated(&arrived, deadline).await? {
+                let record = NewRecord::new(content, &arrived.meta, arrived.body.clone(), received_ms);
+                self.append(record, share, arrived, deadline).await?;
+            }
         }
         Ok(summary)
     }
@@ -170,31 +175,32 @@ impl Receiver {
         tokio::task::block_in_place(|| inspect::inspect(body, decoded_len, protocol, &self.seen))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "all that a record is made of, at the one place where it is made")]
+    /// Whether this very request became durable a moment ago, when its upstream had already gone.
+    async fn is_repeated(&self, arrived: &Arrived, deadline: Instant) -> Result<bool, Rejection> {
+        if self.repeats.is_empty() {
+            return Ok(false);
+        }
+        let known = tokio::time::timeout_at(deadline, self.repeats.is_durable(arrived.fingerprint())).await;
+        let is_known = known.map_err(|_| busy())?;
+        if is_known {
+            self.metrics.repeated();
+        }
+        Ok(is_known)
+    }
+
+    /// Waits until the record is appended, or is certain never to be.
     async fn append(
         &self,
-        protocol: Protocol,
-        content: Content,
-        meta: Meta,
-        body: Bytes,
-        received_ms: i64,
+        record: NewRecord,
         share: Share,
-        deadline: tokio::time::Instant,
+        arrived: Arrived,
+        deadline: Instant,
     ) -> Result<(), Rejection> {
-        let fingerprint = || Fingerprint::of(protocol, &meta, &body);
-        if !self.repeats.is_empty() {
-            let known = tokio::time::timeout_at(deadline, self.repeats.is_durable(fingerprint())).await;
-            if known.map_err(|_| busy())? {
-                self.metrics.repeated();
-                return Ok(());
-            }
-        }
-        let record = NewRecord::new(content, &meta, body.clone(), received_ms);
         let ticket = {
             let appender = self.appender.lock().expect("no holder of this lock panics");
             appender.as_ref().ok_or(Rejection::ShuttingDown)?.append(record, Box::new(share))
         };
-        let mut waiting = Waiting::new(ticket, fingerprint, self.repeats.clone());
+        let mut waiting = Waiting::new(ticket, move || arrived.fingerprint(), self.repeats.clone());
         let outcome = match tokio::time::timeout_at(deadline, waiting.ticket().outcome()).await {
             Ok(outcome) => outcome,
             // The writer has it: it is durable or failed soon, and the answer must be true.
@@ -208,6 +214,19 @@ impl Receiver {
             Err(AppendError::Closed) => Err(Rejection::ShuttingDown),
             Err(error) => Err(Rejection::Log(error)),
         }
+    }
+}
+
+/// What makes a request the same as another.
+struct Arrived {
+    protocol: Protocol,
+    meta: Meta,
+    body: Bytes,
+}
+
+impl Arrived {
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(self.protocol, &self.meta, &self.body)
     }
 }
 

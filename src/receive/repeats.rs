@@ -177,3 +177,122 @@ impl<F: Fn() -> Fingerprint> Drop for Waiting<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wal::directory::Directory;
+    use crate::wal::record::{Content, Counts, Kind, NewRecord, TimeRange};
+    use crate::wal::{Appender, Log, Mark, Observer, Opened, Options, SyncMode};
+
+    struct Silent;
+
+    impl Observer for Silent {
+        fn synced(&self, _: Duration, _: usize) {}
+    }
+
+    fn open(dir: &Path) -> Opened {
+        let options = Options { segment_bytes: 1 << 20, max_bytes: 8 << 20, sync: SyncMode::Always };
+        Log::open(Directory::open(dir).unwrap(), options, Mark::default(), Arc::new(Silent)).unwrap()
+    }
+
+    /// A record that the writer has taken, and its request's fingerprint.
+    fn taken(appender: &Appender, body: &'static [u8]) -> (Ticket, Fingerprint) {
+        let content = Content {
+            kind: Kind::Write1,
+            flags: 0,
+            counts: Counts::default(),
+            times: TimeRange::EMPTY,
+            decoded_len: 1,
+        };
+        let meta = Meta::default();
+        loop {
+            let record = NewRecord::new(content, &meta, Bytes::from_static(body), 0);
+            let ticket = appender.append(record, Box::new(()));
+            let patience = std::time::Instant::now();
+            while patience.elapsed() < Duration::from_millis(20) {
+                std::thread::yield_now();
+            }
+            if !ticket.withdraw() {
+                return (ticket, Fingerprint::of(Protocol::V1, &meta, body));
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_became_durable_after_its_upstream_had_gone_is_known_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { appender, .. } = open(dir.path());
+        let repeats = Repeats::default();
+        assert!(repeats.is_empty());
+
+        let (ticket, answered) = taken(&appender, b"answered");
+        let mut waiting = Waiting::new(ticket, move || answered, repeats.clone());
+        waiting.ticket().outcome().await.unwrap();
+        waiting.answered();
+        assert!(repeats.is_empty(), "who was answered does not repeat");
+
+        let (ticket, gone) = taken(&appender, b"gone");
+        drop(Waiting::new(ticket, move || gone, repeats.clone()));
+        assert!(!repeats.is_empty());
+        assert!(repeats.is_durable(gone).await, "it waits for the result");
+        assert!(repeats.is_durable(gone).await);
+        assert!(!repeats.is_durable(answered).await);
+    }
+
+    #[tokio::test]
+    async fn what_was_withdrawn_or_failed_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { log, appender, .. } = open(dir.path());
+        let repeats = Repeats::default();
+        let fingerprint = Fingerprint::of(Protocol::V1, &Meta::default(), b"x");
+        // Larger than a segment: it fails without being taken, and cannot be withdrawn from there.
+        let content = Content {
+            kind: Kind::Write1,
+            flags: 0,
+            counts: Counts::default(),
+            times: TimeRange::EMPTY,
+            decoded_len: 1,
+        };
+        let record = NewRecord::new(content, &Meta::default(), Bytes::from(vec![0; 2 << 20]), 0);
+        let mut waiting = Waiting::new(appender.append(record, Box::new(())), move || fingerprint, repeats.clone());
+        assert!(waiting.ticket().outcome().await.is_err());
+        drop(waiting);
+        assert!(!repeats.is_durable(fingerprint).await);
+        assert_eq!(log.readable().mark.position.0, 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_is_forgotten_after_a_minute() {
+        let dir = tempfile::tempdir().unwrap();
+        let Opened { appender, .. } = open(dir.path());
+        let repeats = Repeats::default();
+        let (ticket, gone) = taken(&appender, b"gone");
+        drop(Waiting::new(ticket, move || gone, repeats.clone()));
+        assert!(repeats.is_durable(gone).await);
+        tokio::time::sleep(REMEMBERED_FOR + Duration::from_secs(1)).await;
+        assert!(!repeats.is_durable(gone).await);
+        assert!(repeats.is_empty());
+    }
+
+    #[test]
+    fn the_same_is_said_of_everything_that_makes_a_request() {
+        let meta = Meta { forwarded: vec![("a".into(), b"b".to_vec())], sender: Some([127, 0, 0, 1].into()) };
+        let fingerprint = Fingerprint::of(Protocol::V1, &meta, b"body");
+        assert_eq!(fingerprint, Fingerprint::of(Protocol::V1, &meta.clone(), b"body"));
+        let other_sender = Meta { sender: Some([127, 0, 0, 2].into()), ..meta.clone() };
+        let other_tenant = Meta { forwarded: vec![("a".into(), b"c".to_vec())], ..meta.clone() };
+        for other in [
+            Fingerprint::of(Protocol::V2, &meta, b"body"),
+            Fingerprint::of(Protocol::V1, &other_sender, b"body"),
+            Fingerprint::of(Protocol::V1, &other_tenant, b"body"),
+            Fingerprint::of(Protocol::V1, &meta, b"bodY"),
+        ] {
+            assert_ne!(fingerprint, other);
+        }
+    }
+}
