@@ -24,6 +24,7 @@ mod rig;
 mod samples;
 mod victoria;
 
+mod examples;
 mod outages;
 mod same_samples;
 mod savepoints;

@@ -183,3 +183,10 @@ fn prometheus(
     ];
     Process::start(name, directory, &peer("PEER_PROMETHEUS"), common.into_iter().chain(flags).collect())
 }
+
+/// Waits until a Prometheus with this configuration runs, and ends it before it has scraped or sent anything.
+pub async fn loads(name: &str, directory: &Path, config: &Path) {
+    let port = free_port();
+    let mut process = prometheus(name, directory, config, port, []);
+    process.answers(&format!("http://127.0.0.1:{port}/-/ready")).await;
+}

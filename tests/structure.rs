@@ -1,0 +1,66 @@
+//! The rules of the house, read off the source: imports go one way, and `unsafe` lives in one module.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What each module must not import of the crate. The order is that of `src/lib.rs`, from the top to the bottom.
+const MODULES: [&str; 11] =
+    ["cli", "relay", "config", "web", "receive", "target", "savepoint", "metrics", "protocol", "wal", "clock"];
+
+/// The modules that import nothing of the crate.
+const GROUND: [&str; 4] = ["metrics", "protocol", "wal", "clock"];
+
+fn sources(module: &str) -> Vec<(PathBuf, String)> {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = vec![source.join(format!("{module}.rs"))];
+    if let Ok(entries) = fs::read_dir(source.join(module)) {
+        files.extend(entries.map(|entry| entry.unwrap().path()));
+    }
+    files.retain(|file| file.is_file());
+    assert!(!files.is_empty(), "module {module} has no file");
+    files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
+}
+
+/// The modules of the crate that a file names, tests left out.
+fn imports(text: &str) -> Vec<&'static str> {
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+    let grouped = text.split("use crate::{").skip(1).filter_map(|rest| rest.split('}').next());
+    let in_groups = |module: &&str| grouped.clone().any(|group| group.split(',').any(|part| part.trim() == *module));
+    MODULES.into_iter().filter(|module| text.contains(&format!("crate::{module}")) || in_groups(module)).collect()
+}
+
+#[test]
+fn imports_go_from_the_top_to_the_bottom() {
+    for (place, module) in MODULES.iter().enumerate() {
+        for (file, text) in sources(module) {
+            for imported in imports(&text).into_iter().filter(|imported| imported != module) {
+                let below = MODULES.iter().position(|other| *other == imported).unwrap() > place;
+                assert!(below, "{} imports {imported}", file.display());
+                assert!(!GROUND.contains(module), "{} imports {imported}, and should import nothing", file.display());
+            }
+        }
+    }
+}
+
+#[test]
+fn receive_and_target_meet_in_the_log_only() {
+    for (module, other) in [("receive", "target"), ("target", "receive")] {
+        for (file, text) in sources(module) {
+            assert!(!imports(&text).contains(&other), "{} imports {other}", file.display());
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_the_segment_only_and_each_piece_of_it_is_explained() {
+    for module in MODULES {
+        for (file, text) in sources(module) {
+            let blocks = text.matches("unsafe {").count();
+            let is_segment = file.ends_with("wal/segment.rs");
+            assert!(is_segment || blocks == 0, "{} has unsafe code", file.display());
+            assert_eq!(text.matches("// SAFETY:").count(), blocks, "{}", file.display());
+        }
+    }
+}
