@@ -10,14 +10,13 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
-use std::process::Command;
 use std::time::Duration;
 
 use support::relay::Config;
 use support::request::{FIRST_TIMESTAMP, Protocol, Request, noise};
 use support::sink::Sink;
 use support::trace::{self, Call};
-use support::{client, eventually};
+use support::{client, eventually, strace_is_here};
 
 const SENDERS: usize = 8;
 const REQUESTS_PER_SENDER: u64 = 20;
@@ -233,16 +232,6 @@ fn a_204_is_noticed_when_its_record_or_the_segments_name_is_missing() {
         let violations = judge_lines(&without(line)).violations;
         assert!(violations.len() == 1 && violations[0].contains(text), "{violations:?}");
     }
-}
-
-/// `false`: there is no strace here, and this is said. In CI that is an error.
-fn strace_is_here() -> bool {
-    let is_here = Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success());
-    if !is_here {
-        assert!(std::env::var("CI").as_deref() != Ok("true"), "strace is not installed");
-        println!("NOT TESTED: strace is not installed");
-    }
-    is_here
 }
 
 /// Runs a relay under strace, sends from several senders at once, stops and starts it in between; what the trace shows.

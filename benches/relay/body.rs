@@ -49,7 +49,10 @@ impl Body {
         // The one proof that matters: after the patch it decompresses to the message of that time.
         made.advance();
         let decoded = snap::raw::Decoder::new().decompress_vec(made.compressed()).expect("only literals were changed");
-        assert!(decoded == self::message(number, made.time), "set {number}: the patch has changed more than timestamps");
+        assert!(
+            decoded == self::message(number, made.time),
+            "set {number}: the patch has changed more than timestamps"
+        );
         made
     }
 
@@ -84,12 +87,12 @@ fn time_bytes(time: i64) -> [u8; TIME_LEN] {
 /// A `prometheus.WriteRequest`.
 fn message(set: usize, time: i64) -> Vec<u8> {
     let mut random = Random(set as u64 + 1);
-    let node = format!("ip-10-{}-{}-{}.ec2.internal", set / 250, set % 250, random.below(250));
+    let node = format!("ip-10-{}-{}-{}", set / 250, set % 250, random.below(250));
     let pods: Vec<Pod> = (0..PODS).map(|_| Pod::new(&mut random)).collect();
     let mut message = Vec::with_capacity(SERIES * SERIES_LEN);
     for name in 0..NAMES {
         let subsystem = ["cpu", "memory", "network", "fs", "sockets"][name % 5];
-        let what = ["usage", "reads", "writes", "receive_packets", "throttled_periods", "failures", "limit"][name % 7];
+        let what = ["usage", "reads", "writes", "received", "throttled", "failures", "limit"][name % 7];
         let metric = format!("container_{subsystem}_{what}_{}_total", ["bytes", "seconds", "count"][name % 3]);
         for pod in &pods {
             let before = message.len();
@@ -112,12 +115,12 @@ impl Pod {
         const APPS: [(&str, &str); 8] = [
             ("checkout", "shop"),
             ("cart", "shop"),
-            ("inventory-api", "warehouse"),
+            ("inventory", "warehouse"),
             ("login", "identity"),
-            ("search-indexer", "search"),
-            ("ingress-nginx-controller", "ingress-nginx"),
-            ("coredns", "kube-system"),
-            ("otel-collector", "observability"),
+            ("indexer", "search"),
+            ("nginx", "ingress"),
+            ("coredns", "kube-dns"),
+            ("collector", "telemetry"),
         ];
         let (container, namespace) = APPS[random.below(8) as usize];
         let name = format!("{container}-{:010x}-{:05x}", random.below(1 << 40), random.below(1 << 20));
@@ -186,7 +189,8 @@ fn time_literals(compressed: &[u8]) -> Vec<(usize, usize)> {
 fn sources(compressed: &[u8]) -> Vec<usize> {
     let mut at = compressed.iter().take_while(|byte| **byte >= 0x80).count() + 1;
     let mut sources = Vec::new();
-    let number = |at: usize, len: usize| (0..len).fold(0, |sum, byte| sum | (compressed[at + byte] as usize) << (8 * byte));
+    let number =
+        |at: usize, len: usize| (0..len).fold(0, |sum, byte| sum | (compressed[at + byte] as usize) << (8 * byte));
     while at < compressed.len() {
         let tag = compressed[at] as usize;
         at += 1;

@@ -73,7 +73,8 @@ impl Load {
     /// Sends for some time.
     pub fn send(&mut self, address: SocketAddr, pace: Pace, lasting: Duration) -> io::Result<Answers> {
         let connections = self.connections.len();
-        let start = Instant::now();
+        // Connections are made meanwhile.
+        let start = Instant::now() + Duration::from_millis(10);
         let end = start + lasting;
         self.run(address, |connection, _| match pace {
             Pace::Saturation => Box::new(std::iter::from_fn(move || (Instant::now() < end).then_some(None))),

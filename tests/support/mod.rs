@@ -61,3 +61,14 @@ pub fn seed() -> u64 {
     println!("PROMRELAY_TEST_SEED={seed}");
     seed
 }
+
+/// `false`: there is no strace here, and this is said. In CI that is an error.
+pub fn strace_is_here() -> bool {
+    let is_here =
+        std::process::Command::new("strace").arg("--version").output().is_ok_and(|output| output.status.success());
+    if !is_here {
+        assert!(std::env::var("CI").as_deref() != Ok("true"), "strace is not installed");
+        println!("NOT TESTED: strace is not installed");
+    }
+    is_here
+}

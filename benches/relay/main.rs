@@ -1,0 +1,349 @@
+//! Measures the relay side by side with its peers, in one run on one machine: CPU per sample, private memory, latency of
+//! acknowledgements, start with a backlog.
+//!
+//! ```sh
+//! cargo bench --bench relay                      # everything, below four minutes
+//! cargo bench --bench relay -- --help
+//! PEER_VMAGENT=/path/to/vmagent cargo bench --bench relay -- --scenario saturation --subjects promrelay:1,vmagent:1
+//! ```
+//!
+//! ```text
+//!  this process                   the subject, one at a time                     a process of its own
+//!  load: bodies, connections ---> promrelay | vmagent ---> 1 .. n targets ---> sink: 204, counts samples
+//!        '-- /proc: CPU, memory ------'
+//! ```
+//!
+//! Honest on a noisy machine: subjects take turns within a round and in another order in the next one; medians are shown with
+//! minimum and maximum; what else ran on the machine is shown too. Requests per second are no measure of a relay where load and sink
+//! compete with it for the same CPUs, so the measure is CPU per sample. Everything stays on the loopback.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the load is blocking threads: cheaper than a runtime, and nothing has to end them early"
+)]
+
+mod body;
+mod delivery;
+mod http;
+mod load;
+mod process;
+mod report;
+mod sink;
+mod start;
+mod subject;
+
+use std::env;
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use clap::{Parser, ValueEnum};
+
+use body::SERIES;
+use delivery::Delivery;
+use load::{Load, Pace};
+use report::{Spread, Table};
+use sink::Sink;
+use start::Starts;
+use subject::{Program, Programs, Subject};
+
+/// Syncs of the idle disk, in each round.
+const SYNC_PROBES: usize = 100;
+
+#[derive(Parser)]
+#[command(about = "Measures CPU per sample, memory, latency and start of promrelay, with vmagent beside it")]
+struct Args {
+    /// What to measure.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "rate,saturation,start")]
+    scenario: Vec<Scenario>,
+    /// Program and number of targets.
+    #[arg(long, value_delimiter = ',', default_value = "promrelay:1,promrelay:2,promrelay:4,vmagent:1")]
+    subjects: Vec<Subject>,
+    /// How often each subject is measured.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Samples per second at the fixed rate.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1000..))]
+    rate: u32,
+    /// Length of a measurement at the fixed rate.
+    #[arg(long, default_value_t = 10.0)]
+    rate_seconds: f64,
+    /// Length of a measurement at saturation.
+    #[arg(long, default_value_t = 4.0)]
+    saturation_seconds: f64,
+    /// Connections of the load, one request at a time on each.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    connections: u32,
+    /// Bodies of 2000 series, no series in two of them; at least as many as connections.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    sets: u32,
+    /// The relay's `wal.sync`.
+    #[arg(long, default_value = "always")]
+    sync: String,
+    /// Backlog for the starts, in MiB.
+    #[arg(long, default_value_t = 1024)]
+    backlog: u64,
+    /// Starts of each kind.
+    #[arg(long, default_value_t = 5)]
+    starts: usize,
+    /// Where data is written meanwhile; must be on a real disk. Default: below cargo's target directory.
+    #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"), hide_default_value = true)]
+    dir: PathBuf,
+    /// The relay to measure. Default: the one that cargo has built for this benchmark.
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_promrelay"), hide_default_value = true)]
+    promrelay: PathBuf,
+    /// The vmagent to measure. Default: the one that the environment variable PEER_VMAGENT names, or the one on PATH.
+    #[arg(long)]
+    vmagent: Option<PathBuf>,
+    /// Given by `cargo bench`.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Scenario {
+    /// A fixed rate, as in daily life.
+    Rate,
+    /// As much as goes in over all connections.
+    Saturation,
+    /// From the start of the process to readiness, with a backlog.
+    Start,
+}
+
+/// A measurement of one subject in one round.
+struct Measured {
+    round: usize,
+    subject: Subject,
+    scenario: Scenario,
+    delivery: Delivery,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if env::args().nth(1).as_deref() == Some(sink::ARGUMENT) {
+        return sink::run();
+    }
+    let args = Args::parse();
+    if !args.bench {
+        // `cargo test --benches` runs benchmarks too.
+        println!("nothing is measured without --bench, which `cargo bench` gives");
+        return Ok(());
+    }
+    let began = Instant::now();
+    let programs = Programs {
+        promrelay: args.promrelay.clone(),
+        vmagent: args
+            .vmagent
+            .clone()
+            .or_else(|| env::var_os("PEER_VMAGENT").map(PathBuf::from))
+            .or_else(|| on_path("vmagent")),
+        sync: args.sync.clone(),
+    };
+    let (subjects, left_out): (Vec<Subject>, Vec<Subject>) =
+        args.subjects.iter().partition(|subject| programs.version(subject.program).is_some());
+    std::fs::create_dir_all(&args.dir)?;
+    let mut load = Load::new(args.sets.max(args.connections) as usize, args.connections as usize);
+
+    for program in [Program::Promrelay, Program::Vmagent] {
+        if let Some(version) = programs.version(program) {
+            println!("{version}");
+        }
+    }
+    for subject in left_out {
+        println!("left out: {subject}: no such program here (set PEER_VMAGENT)");
+    }
+    println!("{}", report::machine(&args.dir));
+    println!(
+        "load: remote write 1.0, {} connections, {} bodies of {SERIES} series x 10 labels x 1 sample, {} bytes raw, {} snappy, \
+         {} series in all, timestamps move on; wal.sync = {:?}",
+        args.connections,
+        args.sets.max(args.connections),
+        SERIES * body::SERIES_LEN,
+        load.body_len(),
+        args.sets.max(args.connections) as usize * SERIES,
+        args.sync,
+    );
+
+    let paces = [
+        (Scenario::Rate, Pace::Rate(args.rate), args.rate_seconds),
+        (Scenario::Saturation, Pace::Saturation, args.saturation_seconds),
+    ]
+    .into_iter()
+    .filter(|(scenario, ..)| args.scenario.contains(scenario))
+    .map(|(scenario, pace, seconds)| (scenario, pace, Duration::from_secs_f64(seconds)))
+    .collect::<Vec<_>>();
+    if !paces.is_empty() && !subjects.is_empty() {
+        let (measured, syncs) = deliveries(&args, &programs, &subjects, &paces, &mut load)?;
+        for (scenario, ..) in paces {
+            print_deliveries(&args, scenario, &subjects, &measured);
+        }
+        print_notes(&measured, syncs);
+    }
+    if args.scenario.contains(&Scenario::Start) {
+        let dir = tempfile::tempdir_in(&args.dir)?;
+        let plan = start::Plan { backlog_bytes: args.backlog << 20, starts: args.starts };
+        eprintln!("starts");
+        print_starts(&start::measure(plan, &programs, dir.path(), &mut load)?);
+    }
+    println!("\ntook {:.0} s; load average at the end {}", began.elapsed().as_secs_f64(), report::load_average());
+    Ok(())
+}
+
+fn on_path(name: &str) -> Option<PathBuf> {
+    env::split_paths(&env::var_os("PATH")?).map(|dir| dir.join(name)).find(|path| path.is_file())
+}
+
+type Paces = [(Scenario, Pace, Duration)];
+
+/// All rounds; and how long syncs took between them.
+fn deliveries(
+    args: &Args,
+    programs: &Programs,
+    subjects: &[Subject],
+    paces: &Paces,
+    load: &mut Load,
+) -> Result<(Vec<Measured>, Vec<Duration>), Box<dyn Error>> {
+    let mut sink = Sink::start()?;
+    let mut measured = Vec::new();
+    let mut syncs = Vec::new();
+    for round in 0..args.rounds {
+        syncs.extend(report::probe_sync(&args.dir, load.body_len(), SYNC_PROBES)?);
+        for turn in 0..subjects.len() {
+            let subject = subjects[(round + turn) % subjects.len()];
+            eprintln!("round {} of {}: {subject}", round + 1, args.rounds);
+            let dir = tempfile::tempdir_in(&args.dir)?;
+            measured.extend(one_process(round, subject, programs, dir.path(), paces, load, &mut sink)?);
+        }
+    }
+    syncs.sort_unstable();
+    Ok((measured, syncs))
+}
+
+/// One process of a subject: warmed up, then measured at each pace.
+fn one_process(
+    round: usize,
+    subject: Subject,
+    programs: &Programs,
+    dir: &Path,
+    paces: &Paces,
+    load: &mut Load,
+    sink: &mut Sink,
+) -> Result<Vec<Measured>, Box<dyn Error>> {
+    let urls: Vec<String> = (0..subject.targets).map(|target| sink.url(target)).collect();
+    let running = subject.start(programs, dir, &urls, Duration::from_millis(10))?;
+    let before = sink.counts()?.samples;
+    let warm_up = load.warm_up(running.address)?.samples() * subject.targets as u64;
+    delivery::drain(sink, before + warm_up, Duration::from_secs(10))?;
+    let mut measured = Vec::new();
+    for &(scenario, pace, lasting) in paces {
+        let delivery = Delivery::measure(subject, &running, load, sink, pace, lasting)?;
+        measured.push(Measured { round, subject, scenario, delivery });
+    }
+    running.process.terminate()?;
+    Ok(measured)
+}
+
+fn print_deliveries(args: &Args, scenario: Scenario, subjects: &[Subject], measured: &[Measured]) {
+    let of = |subject: Subject| {
+        measured.iter().filter(move |one| one.scenario == scenario && one.subject == subject).map(|one| &one.delivery)
+    };
+    let is_saturation = scenario == Scenario::Saturation;
+    if is_saturation {
+        let seconds = args.saturation_seconds;
+        println!("\nsaturation, {} rounds x {seconds} s: median [min..max] of rounds", args.rounds);
+    } else {
+        let Args { rounds, rate, rate_seconds, .. } = args;
+        println!("\nfixed rate of {rate} samples/s, {rounds} rounds x {rate_seconds} s: median [min..max] of rounds");
+    }
+    let mut columns = vec!["", "CPU ns/sample", "RssAnon MiB", "ack p50 ms", "ack p99 ms", "drain s"];
+    if is_saturation {
+        columns.extend(["accepted M/s", "delivered M/s", "samples/request out"]);
+    }
+    columns.push("others' CPU %");
+    let mut table = Table::new(&columns);
+    for &subject in subjects {
+        let spread =
+            |value: &dyn Fn(&Delivery) -> f64, decimals| Spread::of(of(subject).map(value), decimals).to_string();
+        let mut row = vec![
+            subject.to_string(),
+            spread(&Delivery::nanos_per_sample, 0),
+            spread(&|one| one.used.private_bytes as f64 / f64::from(1 << 20), 1),
+            spread(&|one| one.latency(0.5), 2),
+            spread(&|one| one.latency(0.99), 2),
+            spread(&|one| one.drain_took.as_secs_f64(), 2),
+        ];
+        if is_saturation {
+            let millions = |samples: u64, one: &Delivery| samples as f64 / one.load_took.as_secs_f64() / 1e6;
+            row.push(spread(&|one| millions(one.accepted, one), 2));
+            row.push(spread(&|one| millions(one.delivered_under_load / one.targets, one), 2));
+            row.push(spread(&|one| one.delivered as f64 / one.requests.max(1) as f64, 0));
+        }
+        row.push(spread(&|one| one.others * 100.0, 0));
+        table.row(row);
+    }
+    print!("{table}");
+
+    // A further target costs what the same round says.
+    for &subject in subjects.iter().filter(|subject| subject.targets > 1) {
+        let cpu = |subject: Subject, round: usize| {
+            let mut all = measured.iter();
+            all.find(|one| (one.scenario, one.subject, one.round) == (scenario, subject, round))
+                .map(|one| one.delivery.nanos_per_sample())
+        };
+        let further = (subject.targets - 1) as f64;
+        let costs = |round| Some((cpu(subject, round)? - cpu(Subject { targets: 1, ..subject }, round)?) / further);
+        let costs: Vec<f64> = (0..args.rounds).filter_map(costs).collect();
+        if !costs.is_empty() {
+            println!("each further target, from 1 to {subject}: {} ns/sample", Spread::of(costs, 0));
+        }
+    }
+    for &subject in subjects {
+        let (missing, twice): (i64, i64) = of(subject)
+            .map(|one| (one.missing().max(0), (-one.missing()).max(0)))
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        let rejected: u64 = of(subject).map(|one| one.rejected).sum();
+        let odd: u64 = of(subject).map(|one| one.odd).sum();
+        for (count, what) in [
+            (missing as u64, "acknowledged samples not at the sink in time (CPU is per sample that was)"),
+            (twice as u64, "samples more at the sink than acknowledged"),
+            (rejected, "requests rejected"),
+            (odd, "requests at the sink that had to be counted sample by sample"),
+        ] {
+            if count > 0 {
+                println!("{subject}: {count} {what}");
+            }
+        }
+    }
+}
+
+fn print_notes(measured: &[Measured], syncs: Vec<Duration>) {
+    let all = || measured.iter().map(|one| &one.delivery);
+    let at = |share: usize| syncs[syncs.len() * share / 100].as_secs_f64() * 1e3;
+    let apart = all().map(|one| one.used.cpu.abs_diff(one.used.cpu_in_ticks)).max().unwrap_or_default();
+    println!(
+        "\nCPU and RssAnon (peak) are the subject's, from the first request until every target has every acknowledged sample;"
+    );
+    println!(
+        "per sample delivered to all its targets. RssAnon leaves out the page cache. vmagent acknowledges from memory, without a sync."
+    );
+    println!("CPU by schedstat; utime + stime (ticks of 10 ms) differ by at most {} ms.", apart.as_millis());
+    println!("one body written and synced, disk idle: p50 {:.2} ms, p99 {:.2} ms", at(50), at(99));
+    println!(
+        "the benchmark's own CPU: load {} ns/sample, sink {} ns/sample and target",
+        Spread::of(all().map(|one| one.per_sample(one.load_cpu)), 0),
+        Spread::of(all().map(|one| one.per_sample(one.sink_cpu) / one.targets as f64), 0),
+    );
+}
+
+fn print_starts(all: &[Starts]) {
+    println!("\nstart of the process until /-/ready is 200, dead target: median [min..max]");
+    let mut table = Table::new(&["", "starts", "log MiB", "ready ms"]);
+    for starts in all {
+        let log = (starts.backlog_bytes >> 20).to_string();
+        let took = Spread::of(starts.took.iter().copied(), 1).to_string();
+        table.row(vec![starts.what.to_owned(), starts.took.len().to_string(), log, took]);
+    }
+    print!("{table}");
+    if all.iter().all(|starts| !starts.what.ends_with("cold")) {
+        println!("cold starts were left out: only root can empty the page cache");
+    }
+}

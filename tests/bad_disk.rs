@@ -1,0 +1,136 @@
+//! Bad days of the disk, from outside: strace delays or fails what the relay asks of the system.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use support::relay::{Config, Relay};
+use support::request::{Protocol, numbered};
+use support::sink::Sink;
+use support::{client, eventually, ledger, strace_is_here};
+
+const SOON: Duration = Duration::from_secs(30);
+
+/// A relay whose calls of `inject` on its first segment go wrong.
+async fn relay_with(inject: &str, sink: &Sink) -> Relay {
+    let mut relay = Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &[]).prepare();
+    let dir = relay.dir().canonicalize().unwrap().join("data");
+    let segment = dir.join("seg-00000000000000000001.wal");
+    let (call, inject) = (inject.split(':').next().unwrap().to_owned(), format!("inject={inject}"));
+    let strace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", segment.to_str().unwrap(), "-e"];
+    let trace = format!("trace={call}");
+    relay.config = relay.config.clone().run_by(&[&strace[..], &[&trace, "-e", &inject]].concat());
+    relay.start().await;
+    relay
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_the_writer_does_not_reach_in_time_is_503_and_never_appended() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    // The first sync of a record takes 14 s.
+    let relay = relay_with("fdatasync:delay_enter=14000000:when=1", &sink).await;
+    let url = relay.write_url();
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(60));
+
+    // This one the writer has; its upstream loses patience.
+    let impatient = client_with_timeout(Duration::from_secs(2));
+    assert!(numbered(Protocol::V1, "taken", 1).send(&impatient, &url).await.unwrap_err().is_timeout());
+    // This one waits behind it, too long.
+    let http = http.build().unwrap();
+    let started = Instant::now();
+    let late = tokio::spawn({
+        let (http, url) = (http.clone(), url.clone());
+        async move { numbered(Protocol::V1, "late", 1).send(&http, &url).await.unwrap() }
+    });
+    // This one is the first one again: it waits for that one's result and is not stored twice.
+    let again = tokio::spawn({
+        let (http, url) = (http.clone(), url.clone());
+        async move {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            numbered(Protocol::V1, "taken", 1).send(&http, &url).await.unwrap()
+        }
+    });
+    let late = late.await.unwrap();
+    assert_eq!(late.status(), 503);
+    assert!((9.5..11.5).contains(&started.elapsed().as_secs_f64()), "{:?}", started.elapsed());
+    assert!(late.headers().contains_key("retry-after"));
+    assert!(late.text().await.unwrap().contains("not reached within 10 s and is not stored"));
+    assert_eq!(again.await.unwrap().status(), 204);
+
+    numbered(Protocol::V1, "after", 1).send(&http, &url).await.unwrap();
+    relay.drained(SOON).await;
+    assert_eq!(sink.samples("numbered{series=\"taken\"}").len(), 1);
+    assert_eq!(sink.samples("numbered{series=\"late\"}").len(), 0);
+    assert_eq!(sink.samples("numbered{series=\"after\"}").len(), 1);
+    assert!(relay.metrics().await.contains("promrelay_receive_repeated_requests_total 1\n"));
+}
+
+fn client_with_timeout(timeout: Duration) -> reqwest::Client {
+    let _ = client();
+    reqwest::Client::builder().no_proxy().timeout(timeout).build().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_fails_is_not_tried_again_and_its_records_go_to_a_fresh_segment() {
+    if !strace_is_here() {
+        return;
+    }
+    for inject in ["fdatasync:error=EIO:when=3", "pwritev:error=ENOSPC:when=3", "fdatasync:error=EIO:when=1"] {
+        let sink = Sink::start().await;
+        let mut relay = relay_with(inject, &sink).await;
+        for number in 1..=10 {
+            let answer = numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+            assert_eq!(answer.status(), 204, "{inject}: {number}");
+        }
+        sink.stored(10, SOON).await;
+        let status = relay.status().await;
+        assert_eq!((&status["wal"]["durable"], &status["ready"]), (&10.into(), &true.into()), "{inject}");
+        let log = relay.log();
+        assert_eq!(log.matches("the records that were not durable go to a fresh segment").count(), 1, "{log}");
+
+        // And nothing of it comes up again, whatever is in the segment that was left.
+        relay.kill_9().await;
+        relay.config = relay.config.clone().run_by(&[]);
+        relay.start().await;
+        relay.drained(SOON).await;
+        assert_eq!((sink.counts().samples, sink.counts().repeated), (10, 0), "{inject}");
+        sink.assert_strict();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_nothing_means_503_and_the_relay_goes_on_when_it_does_again() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    let mut relay = Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &[]).prepare();
+    // After a while, no sync of any file of the log works for a while.
+    let wrapper = "strace -D -f -qq -o /dev/null -e trace=fdatasync -e inject=fdatasync:error=EIO:when=8..40";
+    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
+    relay.start().await;
+    let (mut number, mut refused) = (1, 0);
+    let started = Instant::now();
+    while number <= 30 {
+        let answer = numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+        match answer.status().as_u16() {
+            204 => number += 1,
+            503 => refused += 1,
+            other => panic!("{other}"),
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing is taken any more");
+    }
+    assert!(refused > 0, "the disk has failed meanwhile");
+    let ready = async || (client().get(relay.url("/-/ready")).send().await.unwrap().status() == 200).then_some(());
+    eventually("the relay is ready again", SOON, ready).await;
+    relay.drained(SOON).await;
+    let ledger = &ledger::of_status(&relay.status().await)["a"];
+    assert_eq!((ledger.accepted, ledger.delivered()), (30, 30), "what was refused was not stored");
+    assert_eq!(sink.counts().samples, 30);
+    sink.assert_strict();
+}
