@@ -39,7 +39,8 @@ pub struct Server {
     pub max_in_flight_bytes: Option<Size>,
     /// The most connections; more wait. Default: 1024.
     pub max_connections: Option<usize>,
-    /// How long a request's head may take, and a connection may stay without a request. Default: `"1m"`. Minimum: `"1s"`.
+    /// How long a request's head may take, and a connection may stay without a request. Default: `"90s"`, which is longer than
+    /// Prometheus is ever silent (it sends metadata every minute). Minimum: `"1s"`.
     pub read_timeout: Option<Span>,
     /// Headers of requests that are stored and sent on, `["X-Scope-OrgID"]` for example. Default: none.
     #[serde(default)]

@@ -130,7 +130,7 @@ impl Checker<'_> {
         if connections_max == 0 {
             return self.bad("server.max_connections", 0, "must be at least 1");
         }
-        let read_timeout = self.span("server.read_timeout", server.read_timeout, 60_000, 1000)?;
+        let read_timeout = self.span("server.read_timeout", server.read_timeout, 90_000, 1000)?;
         if target.is_empty() {
             let reason = "there is no [[target]]: data would have nowhere to go".to_owned();
             return Err(ConfigError::Missing { path: self.path.to_owned(), reason });

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::wal::directory::Directory;
     use crate::wal::record::{Content, Counts, Kind, NewRecord, TimeRange};
-    use crate::wal::{Appender, Log, Mark, Observer, Opened, Options, SyncMode};
+    use crate::wal::{Appender, Log, Observer, Opened, Options, SyncMode};
 
     struct Silent;
 
@@ -197,7 +197,7 @@ mod tests {
 
     fn open(dir: &Path) -> Opened {
         let options = Options { segment_bytes: 1 << 20, max_bytes: 8 << 20, sync: SyncMode::Always };
-        Log::open(Directory::open(dir).unwrap(), options, Mark::default(), Arc::new(Silent)).unwrap()
+        Log::open(Directory::open(dir).unwrap(), options, &[], Arc::new(Silent)).unwrap()
     }
 
     /// A record that the writer has taken, and its request's fingerprint.

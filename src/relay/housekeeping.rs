@@ -24,7 +24,9 @@ pub(super) async fn keep_house(state: Arc<State>) {
             state.make_room();
             state.release();
         });
-        trip.await.expect("housekeeping does not panic");
+        if let Err(error) = trip.await {
+            tracing::error!(%error, "internal error in housekeeping");
+        }
     }
 }
 

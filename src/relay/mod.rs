@@ -125,7 +125,7 @@ impl Relay {
         let registry = Registry::new();
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
-        let opened = Log::open(directory, config.wal, store.floor(), observer).map_err(log_error)?;
+        let opened = Log::open(directory, config.wal, &store.marks(), observer).map_err(log_error)?;
         let Opened { log, appender, report, is_new, closer } = opened;
         log_report(&report);
 
@@ -166,8 +166,8 @@ impl Relay {
             scrape: Mutex::new(()),
         });
         let mut targets = JoinSet::new();
-        for task in tasks {
-            targets.spawn(task.run());
+        for (task, watched) in tasks.into_iter().zip(&state.targets) {
+            targets.spawn(supervise(task, watched.progress.clone()));
         }
         let housekeeping = tokio::spawn(keep_house(state.clone()));
         let (stop_server, stop) = watch::channel(false);
@@ -208,6 +208,16 @@ impl Relay {
         let synced = tokio::task::spawn_blocking(move || state.sync_savepoints());
         let _ = tokio::join!(synced, sealed);
         tracing::info!("promrelay has stopped");
+    }
+}
+
+/// Runs a target. If it panics, that is a mistake of ours: it must be seen, and must not take the other targets with it.
+async fn supervise(target: Target, progress: Arc<Progress>) {
+    if let Err(error) = tokio::spawn(target.run()).await
+        && error.is_panic()
+    {
+        tracing::error!(target = progress.name(), %error, "internal error: the target has stopped; its data is kept, restart to go on");
+        progress.enter(Phase::Held, Some("internal error: restart promrelay to go on".into()), now_ms());
     }
 }
 

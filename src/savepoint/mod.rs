@@ -44,7 +44,7 @@ impl Savepoint {
     /// # Panics
     /// If the samples in between are not those of `outcome`: the ledger would not add up.
     pub fn settle(&mut self, to: Mark, next: Place, outcome: Settled) {
-        assert!(to.position > self.settled.position, "a savepoint moves forward");
+        assert!(to.position >= self.settled.position, "a savepoint never moves back");
         assert_eq!(to.total - self.settled.total, outcome.samples(), "every sample is settled once");
         self.ledger.settle(outcome);
         self.settled = to;

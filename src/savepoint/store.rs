@@ -68,14 +68,10 @@ impl Store {
         self.directory.join(format!("{name}.sp"))
     }
 
-    /// The highest mark that any savepoint knows. New positions of the log start above it.
+    /// What each savepoint says is settled, with the log that it is of.
     #[must_use]
-    pub fn floor(&self) -> Mark {
-        let marks = self.pages.values().map(|page| page.savepoint.settled);
-        marks.fold(Mark::default(), |floor, mark| Mark {
-            position: floor.position.max(mark.position),
-            total: floor.total.max(mark.total),
-        })
+    pub fn marks(&self) -> Vec<([u8; 16], Mark)> {
+        self.pages.values().map(|page| (page.log_id, page.savepoint.settled)).collect()
     }
 
     /// Names that ever had a savepoint.
@@ -165,7 +161,7 @@ mod tests {
         file.sync(&saved(2)).unwrap();
         file.sync(&saved(3)).unwrap();
         assert_eq!(find(dir.path()), Found::Valid(saved(3)));
-        assert_eq!(Store::open(dir.path()).unwrap().floor(), saved(3).savepoint.settled);
+        assert_eq!(Store::open(dir.path()).unwrap().marks(), [(LOG, saved(3).savepoint.settled)]);
         assert_eq!(Store::open(dir.path()).unwrap().find("a", [2; 16]), Found::Foreign(saved(3)));
     }
 

@@ -264,23 +264,25 @@ impl Closer {
 impl Log {
     /// Opens the log in a directory, whatever its state, and starts its threads.
     ///
-    /// `floor` is the highest mark that any savepoint knows: after a crash that took the end of the log, new positions start
-    /// above it, so that no target takes a new record for one that it has settled.
+    /// `savepoints` are the marks that targets have settled, each with the id of its log. After a crash that took the end of the log,
+    /// or when its segments were taken away, new positions start above them, so that no target takes a new record for one that it has
+    /// settled. Those of another log mean nothing here, unless this one has just been made.
     ///
     /// # Errors
     /// The directory cannot be listed, or threads cannot be started. A disk that cannot be written is no error: see [`Health`].
     pub fn open(
         directory: Directory,
         options: Options,
-        floor: Mark,
+        savepoints: &[([u8; 16], Mark)],
         observer: Arc<dyn Observer>,
     ) -> io::Result<Opened> {
         let usage = DiskUsage::default();
         let recovered = recovery::recover(&directory, &usage)?;
-        let last = Mark {
-            position: recovered.last.position.max(floor.position),
-            total: recovered.last.total.max(floor.total),
-        };
+        let ours = savepoints.iter().filter(|(log_id, _)| recovered.log_id.is_none_or(|ours| ours == *log_id));
+        let last = ours.fold(recovered.last, |last, (_, mark)| Mark {
+            position: last.position.max(mark.position),
+            total: last.total.max(mark.total),
+        });
         let newest = directory.segments()?.last().copied().unwrap_or_default();
         let is_new = recovered.log_id.is_none();
         let shared = Arc::new(Shared {

@@ -34,8 +34,9 @@ impl Fixture {
     fn open_with(dir: &Path, sync: SyncMode, max_bytes: u64, floor: Mark) -> Fixture {
         let directory = Directory::open(dir).unwrap();
         let options = Options { segment_bytes: SEGMENT, max_bytes, sync };
+        let savepoints = [(log_id_in(&directory).unwrap_or_default(), floor)];
         let Opened { log, appender, report, closer, .. } =
-            Log::open(directory, options, floor, Arc::new(Silent)).unwrap();
+            Log::open(directory, options, &savepoints, Arc::new(Silent)).unwrap();
         Fixture { log, appender: Some(appender), closer: Some(closer), report }
     }
 
@@ -67,6 +68,12 @@ impl Fixture {
 }
 
 struct TempCopy(TempDir);
+
+/// What a savepoint of the log in this directory would name.
+fn log_id_in(directory: &Directory) -> Option<[u8; 16]> {
+    let id = directory.segments().unwrap().pop()?;
+    Segment::open(directory.segment_path(id), id, &DiskUsage::default()).ok().map(|segment| segment.header().log_id)
+}
 
 fn new_record(fill: u8, len: usize) -> NewRecord {
     let content = Content {
@@ -338,6 +345,18 @@ fn positions_start_above_the_floor_and_the_jump_is_a_gap_for_those_behind_it() {
     assert_eq!(fixture.append(101, 10).unwrap().position, Position(101));
     assert_eq!(fixture.read_all(), (vec![(1, 1), (101, 101)], vec![1990]));
     assert_eq!(read_from(&fixture.log, floor, Place::default()), (vec![(101, 101)], vec![]));
+}
+
+#[test]
+fn a_savepoint_of_another_log_moves_no_positions() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    fixture.append(1, 10).unwrap();
+    fixture.close();
+    let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+    let foreign = [([0xee; 16], Mark { position: Position(100), total: 2000 })];
+    let opened = Log::open(Directory::open(dir.path()).unwrap(), options, &foreign, Arc::new(Silent)).unwrap();
+    assert_eq!(opened.log.readable().mark, Mark { position: Position(1), total: 10 });
 }
 
 #[test]
