@@ -14,6 +14,9 @@
 mod support;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -263,6 +266,8 @@ async fn killed_again_and_again_under_load_nothing_acknowledged_is_lost_reordere
         let what = format!("the load goes on after kill {kill}");
         eventually(&what, Duration::from_secs(20), async || (load.acknowledged() >= enough).then_some(())).await;
         tokio::time::sleep(Duration::from_micros(random.u64(0..20_000))).await;
+        // What was told before the crash must hold after it.
+        ledgers(&relay, &mut earlier).await;
         relay.kill_9().await;
         near_marks.set(&near).await;
         far_marks.set(&far).await;
@@ -289,22 +294,99 @@ async fn killed_again_and_again_under_load_nothing_acknowledged_is_lost_reordere
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_with_nothing_in_flight_nothing_is_sent_twice() {
+async fn what_is_told_as_delivered_is_still_so_after_kill_9_and_not_sent_again() {
     let sink = Sink::start().await;
     let mut relay = Config::new().target("only", &sink.url(), &TARGET).start().await;
     let http = client();
+    let mut earlier = BTreeMap::new();
     for number in 0..10 {
-        let protocol = Protocol::ALL[number as usize % 2];
-        let post = Request::new().numbered("a", number).post(protocol);
+        let post = Request::new().numbered("a", number).post(Protocol::ALL[number as usize % 2]);
         assert_eq!(post.send(&http, &relay.write_url()).await.unwrap().status(), 204);
-        relay.drained(Duration::from_secs(10)).await;
+        let status = relay.drained(Duration::from_secs(10)).await;
         relay.kill_9().await;
+        assert_eq!(ledger::of_status(&status)["only"].delivered(), number + 1);
+        earlier.extend(ledger::of_status(&status));
         relay.start().await;
+        ledgers(&relay, &mut earlier).await;
     }
-    let status = relay.drained(Duration::from_secs(10)).await;
-    assert_eq!(ledger::of_status(&status)["only"].delivered(), 10);
+    relay.drained(Duration::from_secs(10)).await;
     sink.assert_strict();
     assert_eq!((sink.counts().samples, sink.counts().repeated), (10, 0));
+}
+
+/// Bytes that the files under a directory take on the disk.
+fn disk_usage(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).unwrap().filter_map(Result::ok);
+    let of_entry = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(metadata) if metadata.is_dir() => disk_usage(&entry.path()),
+        Ok(metadata) => metadata.blocks() * 512,
+        Err(_) => 0, // deleted meanwhile
+    };
+    entries.map(of_entry).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_loop_does_not_eat_the_disk_limit_and_a_full_log_says_503_drains_and_takes_data_again() {
+    const LIMIT: u64 = 8 << 20;
+    const CRASHES: u64 = 20;
+
+    let mut random = fastrand::Rng::with_seed(seed());
+    let sink = Sink::start().await;
+    sink.stop().await;
+    let mut relay = Config::new()
+        .wal("max_size = \"8MiB\"")
+        .wal("segment_size = \"1MiB\"")
+        .target("away", &sink.url(), &TARGET)
+        .start()
+        .await;
+    let http = client();
+    let mut request = |number| {
+        let noise = noise(&mut random, 40_000);
+        Request::new()
+            .numbered("a", number)
+            .series(&[("__name__", "noise"), ("noise", &noise)], &[(1, 1.0)])
+            .post(Protocol::V1)
+    };
+
+    // More starts than there are segments in the limit, with next to nothing in each.
+    let mut number = 0;
+    for _ in 0..CRASHES {
+        assert_eq!(request(number).send(&http, &relay.write_url()).await.unwrap().status(), 204);
+        number += 1;
+        relay.kill_9().await;
+        relay.start().await;
+        assert!(disk_usage(&relay.wal_dir()) <= LIMIT);
+    }
+
+    // Full: put off, in time and with a word on when to come again. Nothing else is lost by it, not even by a crash.
+    let put_off = loop {
+        let answer = request(number).send(&http, &relay.write_url()).await.unwrap();
+        if answer.status() != 204 {
+            break answer;
+        }
+        number += 1;
+        assert!(number < 1000, "the log has a limit");
+        assert!(disk_usage(&relay.wal_dir()) <= LIMIT);
+    };
+    assert_eq!(put_off.status(), 503);
+    assert!(put_off.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap() > 0);
+    assert!(number * 40_000 > LIMIT / 2, "the log was full after {number} requests");
+    relay.kill_9().await;
+    relay.spawn();
+    let health = relay.url("/-/healthy");
+    let healthy = async || http.get(&health).send().await.ok().filter(|answer| answer.status() == 200);
+    eventually("the relay serves", Duration::from_secs(10), healthy).await;
+    assert!(disk_usage(&relay.wal_dir()) <= LIMIT);
+
+    sink.start_again().await;
+    relay.drained(Duration::from_secs(20)).await;
+    relay.wait_until_ready().await;
+    assert_eq!(request(number).send(&http, &relay.write_url()).await.unwrap().status(), 204);
+    number += 1;
+    relay.drained(Duration::from_secs(10)).await;
+    sink.assert_strict();
+    let numbers: Vec<u64> = sink.samples("numbered{series=\"a\"}").iter().map(|(_, value)| *value as u64).collect();
+    assert_eq!(numbers, (0..number).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,9 +18,10 @@ pub const SERIES: usize = 2000;
 /// Of a series in the decompressed message, its tag and length included.
 pub const SERIES_LEN: usize = 311;
 
-/// Of one scrape: names x pods = series.
-const PODS: usize = 40;
-const NAMES: usize = SERIES / PODS;
+/// Of one scrape: names x pods x devices = series.
+const PODS: usize = 20;
+const DEVICES: [&str; 4] = ["dm-0", "dm-1", "eth0", "eth1"];
+const NAMES: usize = SERIES / PODS / DEVICES.len();
 /// The varint of a time in milliseconds takes six bytes from 2004 until 2109, and the message ends with it.
 const TIME_LEN: usize = 6;
 
@@ -94,9 +95,9 @@ fn message(set: usize, time: i64) -> Vec<u8> {
         let subsystem = ["cpu", "memory", "network", "fs", "sockets"][name % 5];
         let what = ["usage", "reads", "writes", "received", "throttled", "failures", "limit"][name % 7];
         let metric = format!("container_{subsystem}_{what}_{}_total", ["bytes", "seconds", "count"][name % 3]);
-        for pod in &pods {
+        for (pod, device) in pods.iter().flat_map(|pod| DEVICES.map(|device| (pod, device))) {
             let before = message.len();
-            series(&mut message, &metric, pod, &node, random.value(), time);
+            series(&mut message, [&metric, device, &node], pod, random.value(), time);
             assert_eq!(message.len() - before, SERIES_LEN, "all series have the same length");
         }
     }
@@ -129,7 +130,7 @@ impl Pod {
     }
 }
 
-fn series(message: &mut Vec<u8>, metric: &str, pod: &Pod, node: &str, value: f64, time: i64) {
+fn series(message: &mut Vec<u8>, [metric, device, node]: [&str; 3], pod: &Pod, value: f64, time: i64) {
     // Tag and two bytes of length; tag and length, tag and value, tag and time of the sample.
     const LABELS_LEN: usize = SERIES_LEN - 3 - SAMPLE_LEN;
     const SAMPLE_LEN: usize = 2 + 9 + 1 + TIME_LEN;
@@ -137,7 +138,7 @@ fn series(message: &mut Vec<u8>, metric: &str, pod: &Pod, node: &str, value: f64
         ("__name__", metric),
         ("cluster", "prod-eu-1"),
         ("container", pod.container),
-        ("endpoint", "https-metrics"),
+        ("device", device),
         ("id", ""),
         ("instance", "10.42.17.203:10250"),
         ("job", "kubelet"),
@@ -236,7 +237,7 @@ impl Random {
         match self.below(4) {
             0 => self.below(1 << 40) as f64 / 1e6 + 1.0,
             1 => 1.0,
-            _ => (self.below(1 << 30) + 1) as f64,
+            _ => (self.below(1 << 20) + 1) as f64,
         }
     }
 }

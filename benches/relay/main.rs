@@ -69,7 +69,7 @@ struct Args {
     #[arg(long, default_value_t = 10.0)]
     rate_seconds: f64,
     /// Length of a measurement at saturation.
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 5.0)]
     saturation_seconds: f64,
     /// Connections of the load, one request at a time on each.
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
@@ -86,6 +86,9 @@ struct Args {
     /// Starts of each kind.
     #[arg(long, default_value_t = 5)]
     starts: usize,
+    /// Leave out cold starts. Otherwise they empty the page cache of the whole machine, if they may.
+    #[arg(long)]
+    warm_only: bool,
     /// Where data is written meanwhile; must be on a real disk. Default: below cargo's target directory.
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"), hide_default_value = true)]
     dir: PathBuf,
@@ -180,7 +183,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     if args.scenario.contains(&Scenario::Start) {
         let dir = tempfile::tempdir_in(&args.dir)?;
-        let plan = start::Plan { backlog_bytes: args.backlog << 20, starts: args.starts };
+        let plan = start::Plan { backlog_bytes: args.backlog << 20, starts: args.starts, is_warm_only: args.warm_only };
         eprintln!("starts");
         print_starts(&start::measure(plan, &programs, dir.path(), &mut load)?);
     }
@@ -293,7 +296,7 @@ fn print_deliveries(args: &Args, scenario: Scenario, subjects: &[Subject], measu
         let costs = |round| Some((cpu(subject, round)? - cpu(Subject { targets: 1, ..subject }, round)?) / further);
         let costs: Vec<f64> = (0..args.rounds).filter_map(costs).collect();
         if !costs.is_empty() {
-            println!("each further target, from 1 to {subject}: {} ns/sample", Spread::of(costs, 0));
+            println!("{subject}: each further one {} ns/sample", Spread::of(costs, 0));
         }
     }
     for &subject in subjects {
@@ -344,6 +347,6 @@ fn print_starts(all: &[Starts]) {
     }
     print!("{table}");
     if all.iter().all(|starts| !starts.what.ends_with("cold")) {
-        println!("cold starts were left out: only root can empty the page cache");
+        println!("cold starts were left out: not wanted, or only root may empty the page cache");
     }
 }

@@ -42,12 +42,14 @@ pub struct Plan {
     pub backlog_bytes: u64,
     /// Of each kind.
     pub starts: usize,
+    /// The page cache stays as it is.
+    pub is_warm_only: bool,
 }
 
 /// Measures all kinds of starts.
 pub fn measure(plan: Plan, programs: &Programs, dir: &Path, load: &mut Load) -> Result<Vec<Starts>, Box<dyn Error>> {
-    let is_root = fs::OpenOptions::new().write(true).open(DROP_CACHES).is_ok();
-    let temperatures: &[bool] = if is_root { &[false, true] } else { &[false] };
+    let can_chill = !plan.is_warm_only && fs::OpenOptions::new().write(true).open(DROP_CACHES).is_ok();
+    let temperatures: &[bool] = if can_chill { &[false, true] } else { &[false] };
     let rig = Rig { programs, dir };
 
     let mut all = vec![Starts::new("empty log, warm")];

@@ -41,7 +41,9 @@ impl Programs {
             Program::Vmagent => "-version",
         };
         let output = Command::new(self.path(program)?).arg(argument).output().ok()?;
-        Some(String::from_utf8_lossy(&output.stdout).lines().next()?.trim().to_owned())
+        let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        // Distributions build vmagent without its version.
+        Some(if said.is_empty() { format!("{program:?}, which does not tell its version") } else { said })
     }
 }
 
