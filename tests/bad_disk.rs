@@ -134,3 +134,119 @@ async fn a_disk_that_takes_nothing_means_503_and_the_relay_goes_on_when_it_does_
     assert_eq!(sink.counts().samples, 30);
     sink.assert_strict();
 }
+
+/// A relay that has acknowledged `count` requests and then died; its target was down.
+async fn died_with(count: u64, sink: &Sink) -> Relay {
+    let mut relay = Config::new().wal("max_size = \"64MiB\"").target("a", "http://127.0.0.1:9/", &[]).start().await;
+    for number in 1..=count {
+        let answer = numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+        assert_eq!(answer.status(), 204);
+    }
+    relay.kill_9().await;
+    relay.config = relay.config.clone().target("a", &sink.url(), &[]);
+    relay
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_at_one_start_is_there_at_the_next() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    let mut relay = died_with(20, &sink).await;
+    let wrapper = "strace -D -f -qq -o /dev/null -e trace=madvise -e inject=madvise:error=EIO";
+    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
+    relay.start().await;
+    assert!(relay.log().contains("part of the log cannot be read now"), "{}", relay.log());
+    relay.kill_9().await;
+    relay.config = relay.config.clone().run_by(&[]);
+    relay.start().await;
+    sink.stored(20, SOON).await;
+    sink.assert_strict();
+    assert_eq!(sink.counts().samples, 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_fails_for_a_moment_loses_nothing() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    let mut relay = died_with(20, &sink).await;
+    // Each thread that reads fails at its third to sixth time.
+    let wrapper = "strace -D -f -qq -o /dev/null -e trace=madvise -e inject=madvise:error=EIO:when=90..94";
+    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
+    relay.start().await;
+    for number in 21..=120 {
+        numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+    }
+    sink.stored(120, SOON).await;
+    relay.drained(SOON).await;
+    let ledger = &ledger::of_status(&relay.status().await)["a"];
+    assert_eq!(ledger.delivered(), 120);
+    assert!(relay.log().contains("the log cannot be read; it is tried again"), "the test has failed no read");
+    sink.assert_strict();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_is_not_ready_and_says_so() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    let relay = relay_with("fdatasync:delay_enter=9000000:when=1", &sink).await;
+    let url = relay.write_url();
+    let hanging = tokio::spawn(async move { numbered(Protocol::V1, "s", 1).send(&client(), &url).await });
+    let not_ready = async || {
+        let answer = client().get(relay.url("/-/ready")).send().await.unwrap();
+        let status = answer.status();
+        let text = answer.text().await.unwrap();
+        (status == 503).then_some(text)
+    };
+    let text = eventually("it is not ready", SOON, not_ready).await;
+    assert!(text.contains("the disk has not answered for"), "{text}");
+    assert_eq!(hanging.await.unwrap().unwrap().status(), 204);
+    let ready = async || (client().get(relay.url("/-/ready")).send().await.unwrap().status() == 200).then_some(());
+    eventually("it is ready again", SOON, ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_fail_for_a_while_do_not_fill_the_log_with_empty_segments() {
+    if !strace_is_here() {
+        return;
+    }
+    let mut relay = Config::new().wal("max_size = \"16MiB\"").target("a", "http://127.0.0.1:9/", &[]).prepare();
+    let wrapper = "strace -D -f -qq -o /dev/null -e trace=pwritev -e inject=pwritev:error=EIO:when=4..40";
+    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
+    relay.start().await;
+    let mut taken = 0;
+    let started = Instant::now();
+    while taken < 5 {
+        let answer = numbered(Protocol::V1, "s", taken + 1).send(&client(), &relay.write_url()).await.unwrap();
+        taken += u64::from(answer.status() == 204);
+        assert!(started.elapsed() < Duration::from_secs(60), "{}", relay.status().await);
+    }
+    let status = relay.status().await;
+    assert!(status["wal"]["segments"].as_array().unwrap().len() <= 3, "{status}");
+    let files = std::fs::read_dir(relay.wal_dir())
+        .unwrap()
+        .filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().starts_with("seg-"));
+    assert!(files.count() <= 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_reading_our_log_lines_stops_nothing() {
+    let sink = Sink::start().await;
+    sink.script(|_| support::sink::Answer::status(500));
+    let mut relay =
+        Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &["max_backoff = \"100ms\""]).prepare();
+    // A file on a full disk.
+    relay.config = relay.config.clone().run_by(&["sh", "-c", "exec \"$0\" \"$@\" 2>/dev/full"]);
+    relay.start().await;
+    numbered(Protocol::V1, "s", 1).send(&client(), &relay.write_url()).await.unwrap();
+    eventually("it was tried", SOON, async || (sink.arrived() >= 3).then_some(())).await;
+    sink.script(|_| support::sink::Answer::status(204));
+    relay.drained(SOON).await;
+    let (status, _) = relay.terminate().await;
+    assert!(status.success(), "{status}");
+}

@@ -110,7 +110,11 @@ fn file_system(dir: &Path) -> String {
         })
         // Of two on the same directory the later one is seen.
         .max_by_key(|(len, ..)| *len);
-    mount.map_or_else(|| "an unknown file system".to_owned(), |(_, device, kind)| format!("{kind} ({device})"))
+    match mount {
+        None => "an unknown file system".to_owned(),
+        Some((.., "tmpfs")) => "tmpfs, WHERE A SYNC DOES NOTHING (see --dir)".to_owned(),
+        Some((_, device, kind)) => format!("{kind} ({device})"),
+    }
 }
 
 /// How long it takes to make one body durable while nobody else wants the disk: write and `fdatasync` into an allocated file.

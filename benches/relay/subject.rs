@@ -43,7 +43,7 @@ impl Programs {
         let output = Command::new(self.path(program)?).arg(argument).output().ok()?;
         let said = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         // Distributions build vmagent without its version.
-        Some(if said.is_empty() { format!("{program:?}, which does not tell its version") } else { said })
+        Some(if said.is_empty() { format!("{program}, which does not tell its version") } else { said })
     }
 }
 
@@ -80,13 +80,19 @@ impl FromStr for Subject {
     }
 }
 
-impl fmt::Display for Subject {
+impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self.program {
+        f.write_str(match self {
             Program::Promrelay => "promrelay",
             Program::Vmagent => "vmagent",
-        };
-        write!(f, "{name}, {} target{}", self.targets, if self.targets == 1 { "" } else { "s" })
+        })
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = if self.targets == 1 { "" } else { "s" };
+        write!(f, "{}, {} target{plural}", self.program, self.targets)
     }
 }
 

@@ -6,6 +6,7 @@ mod check;
 mod run;
 
 use std::error::Error;
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,7 +43,7 @@ pub fn main() -> ExitCode {
     let config = match Config::load(&path) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("promrelay: {}", chain(&error));
+            say(&chain(&error));
             return ExitCode::from(2);
         }
     };
@@ -50,6 +51,11 @@ pub fn main() -> ExitCode {
         Some(Command::Check) => check::check(&path, &config),
         None => run::run(config),
     }
+}
+
+/// Says something on stderr. If nobody listens, that is no reason to panic.
+fn say(text: &str) {
+    let _ = writeln!(std::io::stderr(), "promrelay: {text}");
 }
 
 /// An error with its causes, on one line.

@@ -22,13 +22,15 @@ pub fn run(config: Config) -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
+        // It would say so on stderr, which is what has failed, and panic.
+        .log_internal_errors(false)
         .init();
     // The provider of cryptography for targets behind https.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("promrelay: cannot start threads: {error}");
+            super::say(&format!("cannot start threads: {error}"));
             return ExitCode::FAILURE;
         }
     };
@@ -36,13 +38,19 @@ pub fn run(config: Config) -> ExitCode {
         // Before anything else: a signal during start-up must not find the default action.
         let signals = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
         let [Ok(mut terminate), Ok(mut interrupt), Ok(mut hangup)] = signals else {
-            eprintln!("promrelay: cannot listen to signals");
+            super::say("cannot listen to signals");
             return ExitCode::FAILURE;
         };
-        let relay = match Relay::start(config).await {
+        let started = tokio::select! {
+            started = Relay::start(config) => started,
+            // Nothing has been acknowledged yet.
+            _ = terminate.recv() => return ExitCode::SUCCESS,
+            _ = interrupt.recv() => return ExitCode::SUCCESS,
+        };
+        let relay = match started {
             Ok(relay) => relay,
             Err(error) => {
-                eprintln!("promrelay: {}", super::chain(&error));
+                super::say(&super::chain(&error));
                 return ExitCode::FAILURE;
             }
         };
@@ -68,7 +76,7 @@ fn end_soon() {
         // Nobody sends: this is a sleep that the end of the process ends.
         let (_keep, never) = std::sync::mpsc::channel::<()>();
         let _ = never.recv_timeout(END_WITHIN);
-        eprintln!("promrelay: the disk does not answer; ending without it");
+        super::say("the disk does not answer; ending without it");
         std::process::exit(0);
     });
 }

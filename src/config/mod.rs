@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::savepoint::is_name;
 use crate::target::{Backoff, InvalidBackoff};
 use crate::wal::record::Meta;
 use crate::wal::{self, SyncMode};
@@ -237,9 +238,7 @@ impl Checker<'_> {
     fn target(&self, number: usize, target: file::Target) -> Result<target::Settings, ConfigError> {
         let key = |field: &str| format!("target[{number}].{field}");
         let name = target.name.0;
-        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
-        if name.len() > 100 || !starts_well || !name.bytes().all(is_plain) {
+        if !is_name(&name) {
             let reason =
                 "must be 1 to 100 letters, digits, '_', '.' or '-', the first a letter or a digit: it names a file";
             return self.bad(key("name"), quoted(&name), reason);

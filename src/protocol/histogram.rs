@@ -5,14 +5,14 @@
 //!
 //! ```text
 //!  schema -4..8  exponential: spans and buckets of both signs, a zero bucket, no bounds of its own
-//!  schema -53    custom bounds: positive spans only, one bucket more than bounds at most
+//!  schema -53    custom bounds: positive spans only, which reach one bucket further than bounds at most
 //!  integer       buckets are deltas, their running sum never negative; count = zero bucket + all buckets (more, if the sum is NaN)
 //!  float         buckets are absolute, never negative
 //! ```
 //!
 //! One pass, nothing allocated, whatever the order of the fields and however repeated numbers are packed.
 
-use super::wire::{Fields, Malformed, Value, zigzag};
+use super::wire::{Fields, Malformed, Value, zigzag, zigzag32};
 
 /// What is inconsistent in a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +43,9 @@ const SCHEMA_CUSTOM: i32 = -53;
 struct Side {
     spans: u64,
     span_count: u64,
+    /// Where the last span ends, counted from bucket 0.
+    reach: i64,
+    starts_negative: bool,
     negative_offset: bool,
     deltas: u64,
     /// Running sum of the deltas: the bucket just read.
@@ -58,7 +61,7 @@ impl Side {
         let (mut offset, mut length) = (0, 0);
         while let Some((number, value)) = span.next_field()? {
             match (number, value) {
-                (1, Value::Varint(value)) => offset = zigzag(value) as i32,
+                (1, Value::Varint(value)) => offset = zigzag32(value),
                 (2, Value::Varint(value)) => length = value as u32,
                 (1 | 2, _) => return Err(span.wrong_type()),
                 _ => {}
@@ -66,6 +69,8 @@ impl Side {
         }
         // Only the first offset is absolute.
         self.negative_offset |= self.span_count > 0 && offset < 0;
+        self.starts_negative |= offset < 0;
+        self.reach = self.reach.saturating_add(i64::from(offset)).saturating_add(i64::from(length));
         self.span_count += 1;
         self.spans += u64::from(length);
         Ok(())
@@ -124,7 +129,7 @@ pub fn walk(mut fields: Fields<'_>) -> Result<Walked, Malformed> {
             (1, Value::Varint(value)) => (count_int, is_float) = (value, false),
             (2, Value::Fixed64(bits)) => (count_float, is_float) = (f64::from_bits(bits), true),
             (3, Value::Fixed64(bits)) => sum = f64::from_bits(bits),
-            (4, Value::Varint(value)) => schema = zigzag(value) as i32,
+            (4, Value::Varint(value)) => schema = zigzag32(value),
             (5, Value::Fixed64(bits)) => zero_threshold = f64::from_bits(bits),
             (6, Value::Varint(value)) => (zero_int, zero_float) = (value, 0.0),
             (7, Value::Fixed64(bits)) => (zero_float, zero_int) = (f64::from_bits(bits), 0),
@@ -151,8 +156,13 @@ pub fn walk(mut fields: Fields<'_>) -> Result<Walked, Malformed> {
                 if bounds.is_bad {
                     return Err(Problem::Bounds);
                 }
-                if positive.spans > bounds.count + 1 {
-                    return Err(Problem::Spans { spans: positive.spans, buckets: bounds.count + 1 });
+                // Bucket n ends at bound n, the last one at infinity.
+                if positive.starts_negative {
+                    return Err(Problem::NegativeOffset);
+                }
+                let reach = positive.reach.unsigned_abs();
+                if reach > bounds.count + 1 {
+                    return Err(Problem::Spans { spans: reach, buckets: bounds.count + 1 });
                 }
             }
             -4..=8 if bounds.count > 0 => return Err(Problem::UnexpectedBounds),

@@ -14,9 +14,13 @@ use super::Offence;
 /// The label that holds a metric's name.
 pub const METRIC_NAME: &[u8] = b"__name__";
 
+/// More labels nobody means; checking them would take memory beyond what the request itself takes.
+pub const LABELS_MAX: usize = 10_000;
+
 /// Checks one series, label by label.
 #[derive(Debug, Default)]
 pub struct Checker<'a> {
+    count: usize,
     last: Option<&'a [u8]>,
     has_metric_name: bool,
     is_unsorted: bool,
@@ -31,6 +35,10 @@ impl<'a> Checker<'a> {
     pub fn label(&mut self, name: &'a [u8], value: &[u8]) -> Result<(), Offence> {
         if name.is_empty() {
             return Err(Offence::EmptyLabelName);
+        }
+        self.count += 1;
+        if self.count > LABELS_MAX {
+            return Err(Offence::TooManyLabels { limit: LABELS_MAX });
         }
         match self.last {
             Some(last) if last == name => return Err(duplicate(name)),
@@ -77,7 +85,9 @@ pub enum Canonical {
 }
 
 fn duplicate(name: &[u8]) -> Offence {
-    Offence::DuplicateLabelName { name: String::from_utf8_lossy(name).into_owned() }
+    // For people: a name of megabytes is not shown whole.
+    let shown = &name[..name.len().min(100)];
+    Offence::DuplicateLabelName { name: String::from_utf8_lossy(shown).into_owned() }
 }
 
 /// Hashes of the label sets lately found valid: a fixed table, shared by all threads without a lock.

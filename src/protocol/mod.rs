@@ -173,6 +173,8 @@ pub enum Offence {
     DuplicateLabelName { name: String },
     #[error("a label name or value is not UTF-8")]
     NotUtf8,
+    #[error("more than {limit} labels")]
+    TooManyLabels { limit: usize },
     #[error("an odd number of label references")]
     OddReferences,
     #[error("symbol reference {reference} in a table of {symbols} symbols")]

@@ -15,7 +15,7 @@ fn walk1(message: &[u8]) -> Result<Summary, Malformed> {
 }
 
 fn walk2(message: &[u8]) -> Result<Summary, Malformed> {
-    v2::walk(message, &mut Scratch::default())
+    v2::walk(message, &mut Scratch::default(), 1 << 20)
 }
 
 fn label(name: &str, value: &str) -> pb1::Label {
@@ -285,6 +285,50 @@ fn a_request_of_the_other_protocol_is_no_empty_one() {
     assert!(walk1(&two).unwrap_err().to_string().contains("2.0 request where the Content-Type says 1.0"));
     assert_eq!(walk1(&[]), Ok(Summary::default()));
     assert_eq!(walk2(&[]), Ok(Summary::default()));
+}
+
+#[test]
+fn custom_buckets_that_reach_beyond_their_bounds_are_invalid() {
+    use histogram::Problem;
+    // Prometheus 3.5.3 answers 500 to these, and a sender that believes it repeats them for ever.
+    let with_spans = |spans: &[(i32, u32)]| pb1::Histogram {
+        count: Some(pb1::histogram::Count::CountInt(1)),
+        sum: 1.5,
+        schema: -53,
+        custom_values: vec![1.0, 2.0],
+        positive_spans: spans.iter().map(|&(offset, length)| pb1::BucketSpan { offset, length }).collect(),
+        positive_deltas: vec![1],
+        timestamp: 5,
+        ..Default::default()
+    };
+    assert_eq!(problem(with_spans(&[(2, 1)])), None);
+    assert_eq!(problem(with_spans(&[(3, 1)])), Some(Problem::Spans { spans: 4, buckets: 3 }));
+    assert_eq!(problem(with_spans(&[(5, 1)])), Some(Problem::Spans { spans: 6, buckets: 3 }));
+    assert_eq!(problem(with_spans(&[(0, 0), (4, 1)])), Some(Problem::Spans { spans: 5, buckets: 3 }));
+    assert_eq!(problem(with_spans(&[(-1, 1)])), Some(Problem::NegativeOffset));
+}
+
+#[test]
+fn a_schema_of_more_than_32_bits_counts_with_its_low_ones_as_in_every_decoder() {
+    // zigzag(-53) is 105; with bit 33 set it is still -53 for a decoder of 32 bits.
+    let mut fields = vec![0x20];
+    prost::encoding::encode_varint(1 << 33 | 105, &mut fields);
+    let decoded = pb1::Histogram::decode(&*fields).unwrap();
+    assert_eq!(decoded.schema, -53);
+    let walked = histogram::walk(wire::Fields::new(&fields)).unwrap();
+    assert_eq!(walked.problem, None);
+}
+
+#[test]
+fn few_symbols_referred_to_very_often_are_refused_before_anybody_compares_them() {
+    let long = "x".repeat(100_000);
+    let symbols = ["", "__name__", "a", &format!("{long}a"), &format!("{long}b")];
+    let references: Vec<u32> = [1, 2].into_iter().chain((0..2000).flat_map(|n| [3 + n % 2, 2])).collect();
+    let error = walk2(&request2(&symbols, series2(&references))).unwrap_err();
+    assert!(error.what.contains("written out"), "{error}");
+    let many: Vec<u32> = [1, 2].into_iter().chain((0..30_000).flat_map(|_| [3, 4])).collect();
+    let offence = offence2(series2(&many));
+    assert!(matches!(offence, Some(Offence::TooManyLabels { .. } | Offence::DuplicateLabelName { .. })), "{offence:?}");
 }
 
 fn arbitrary_label() -> impl Strategy<Value = pb1::Label> {

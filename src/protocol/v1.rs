@@ -5,6 +5,7 @@
 //! TimeSeries     1 Label*   2 Sample*   3 Exemplar*   4 Histogram*
 //! Label          1 name   2 value           Sample     1 double value   2 int64 timestamp, ms
 //! Exemplar       1 Label*   2 value   3 timestamp
+//! MetricMetadata 1 type   2 metric family name   4 help   5 unit
 //! ```
 //!
 //! The labels of a series nearly always come first and without a gap. Then their bytes are hashed as they are, and a series that was
@@ -32,7 +33,13 @@ pub fn walk(message: &[u8], seen: &SeenLabels) -> Result<Summary, Malformed> {
                 summary.series += 1;
             }
             (3, Value::Bytes(mut metadata)) => {
-                while metadata.next_field()?.is_some() {}
+                while let Some((number, value)) = metadata.next_field()? {
+                    match (number, value) {
+                        (1, Value::Varint(_)) | (2 | 4 | 5, Value::Bytes(_)) => {}
+                        (1 | 2 | 4 | 5, _) => return Err(metadata.wrong_type()),
+                        _ => {}
+                    }
+                }
                 summary.metadata += 1;
             }
             (1 | 3, _) => return Err(fields.wrong_type()),

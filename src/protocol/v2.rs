@@ -13,7 +13,7 @@
 //! reference outside of the table makes Prometheus 3.5 drop the connection without an answer: it must not get past us.
 
 use super::histogram::each_varint;
-use super::labels::{Canonical, Checker};
+use super::labels::{Canonical, Checker, LABELS_MAX};
 use super::wire::{Fields, Malformed, Value};
 use super::{Offence, Summary, histogram};
 
@@ -27,6 +27,8 @@ pub struct Scratch {
 impl Scratch {
     /// Gives memory back that only an unusually large request needed.
     pub fn shrink_to(&mut self, symbols: usize) {
+        self.symbols.clear();
+        self.references.clear();
         self.symbols.shrink_to(symbols);
         self.references.shrink_to(symbols);
     }
@@ -39,16 +41,23 @@ struct Symbol {
     is_utf8: bool,
 }
 
-/// Walks a decompressed request.
+/// More symbols nobody sends in one request; a table of them takes memory beyond what the request itself takes.
+const SYMBOLS_MAX: usize = 1 << 20;
+
+/// Walks a decompressed request. `written_out_max` bounds what its labels would take if they were written out for each series, as in
+/// 1.0: a few symbols can be referred to so often that going through them, here or at a target, takes minutes.
 ///
 /// # Errors
-/// The bytes are not such a message.
-pub fn walk(message: &[u8], scratch: &mut Scratch) -> Result<Summary, Malformed> {
+/// The bytes are not such a message, or beyond a limit.
+pub fn walk(message: &[u8], scratch: &mut Scratch, written_out_max: usize) -> Result<Summary, Malformed> {
     let Scratch { symbols, references } = scratch;
     symbols.clear();
     let mut fields = Fields::new(message);
     while let Some((number, value)) = fields.next_field()? {
         match (number, value) {
+            (4, Value::Bytes(symbol)) if symbols.len() == SYMBOLS_MAX => {
+                return Err(Malformed { offset: symbol.offset(), what: "more than 1048576 symbols" });
+            }
             (4, Value::Bytes(symbol)) => symbols.push(Symbol {
                 start: u32::try_from(symbol.offset()).map_err(|_| fields.wrong_type())?,
                 len: u32::try_from(symbol.rest().len()).map_err(|_| fields.wrong_type())?,
@@ -65,11 +74,12 @@ pub fn walk(message: &[u8], scratch: &mut Scratch) -> Result<Summary, Malformed>
         }
     }
     let table = Table { message, symbols };
+    let mut written_out_left = written_out_max;
     let mut summary = Summary::default();
     let mut fields = Fields::new(message);
     while let Some((number, value)) = fields.next_field()? {
         if let (5, Value::Bytes(series)) = (number, value) {
-            if let Err(offence) = walk_series(series, table, references, &mut summary)? {
+            if let Err(offence) = walk_series(series, table, references, &mut written_out_left, &mut summary)? {
                 let index = summary.series;
                 summary.offences.add(index, offence);
             }
@@ -99,6 +109,11 @@ impl<'a> Table<'a> {
         Ok(&self.message[symbol.start as usize..][..symbol.len as usize])
     }
 
+    /// Bytes of what is referred to.
+    fn written_out(self, references: &[u32]) -> usize {
+        references.iter().map(|reference| self.symbols.get(*reference as usize).map_or(0, |s| s.len as usize)).sum()
+    }
+
     /// V2-62, V2-70, V2-73 to V2-77.
     fn check_labels(self, references: &[u32]) -> Result<Canonical, Offence> {
         let (pairs, []) = references.as_chunks::<2>() else { return Err(Offence::OddReferences) };
@@ -121,6 +136,7 @@ fn walk_series(
     series: Fields<'_>,
     table: Table<'_>,
     references: &mut Vec<u32>,
+    written_out_left: &mut usize,
     summary: &mut Summary,
 ) -> Result<Result<(), Offence>, Malformed> {
     let mut verdict = Ok(());
@@ -177,6 +193,11 @@ fn walk_series(
             _ => {}
         }
     }
+    // Before anything looks at them: one series alone can be beyond the limit.
+    *written_out_left = written_out_left.checked_sub(table.written_out(references)).ok_or(Malformed {
+        offset: series.offset(),
+        what: "labels that take more than the limit (server.max_decoded) when they are written out",
+    })?;
     match table.check_labels(references) {
         Ok(Canonical::Yes) => {}
         Ok(Canonical::No) => summary.is_unsorted = true,
@@ -205,5 +226,10 @@ fn walk_series(
 }
 
 fn each_reference(at: &Fields<'_>, value: Value<'_>, references: &mut Vec<u32>) -> Result<(), Malformed> {
-    each_varint(at, value, |reference| references.push(reference as u32))
+    each_varint(at, value, |reference| {
+        // One more than is allowed is enough to see that there are too many.
+        if references.len() <= 2 * LABELS_MAX + 1 {
+            references.push(reference as u32);
+        }
+    })
 }

@@ -191,7 +191,14 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// A signed number as `sint32` and `sint64` hold it.
+/// A signed number as `sint32` holds it: of a longer one the low 32 bits count.
+#[must_use]
+pub fn zigzag32(value: u64) -> i32 {
+    let value = value as u32;
+    (value >> 1) as i32 ^ -((value & 1) as i32)
+}
+
+/// A signed number as `sint64` holds it.
 #[must_use]
 pub fn zigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)

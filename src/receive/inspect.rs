@@ -43,11 +43,17 @@ fn not_snappy(error: snap::Error) -> Rejection {
     Rejection::NotSnappy(error.to_string())
 }
 
-/// Decompresses into this thread's buffer and walks what is there. `decoded_len` is what [`decoded_len`] said.
+/// Decompresses into this thread's buffer and walks what is there. `decoded_len` is what [`decoded_len`] said for this `limit`.
 ///
 /// # Errors
 /// The body is not what its headers promise.
-pub fn inspect(body: &[u8], decoded_len: u64, protocol: Protocol, seen: &SeenLabels) -> Result<Summary, Rejection> {
+pub fn inspect(
+    body: &[u8],
+    decoded_len: u64,
+    protocol: Protocol,
+    seen: &SeenLabels,
+    limit: u64,
+) -> Result<Summary, Rejection> {
     let len = usize::try_from(decoded_len).expect("the limit fits in memory");
     BUFFERS.with_borrow_mut(|(buffer, scratch)| {
         if buffer.len() < len {
@@ -58,7 +64,7 @@ pub fn inspect(body: &[u8], decoded_len: u64, protocol: Protocol, seen: &SeenLab
         let message = &message[..written];
         let walked = match protocol {
             Protocol::V1 => v1::walk(message, seen),
-            Protocol::V2 => v2::walk(message, scratch),
+            Protocol::V2 => v2::walk(message, scratch, usize::try_from(limit).unwrap_or(usize::MAX)),
         };
         if buffer.len() > KEPT_BYTES_MAX {
             buffer.truncate(KEPT_BYTES_MAX);
@@ -85,7 +91,7 @@ mod tests {
 
     fn run(body: &[u8], protocol: Protocol) -> Result<Summary, Rejection> {
         let len = decoded_len(body, 1 << 20)?;
-        inspect(body, len, protocol, &SeenLabels::with_capacity(8))
+        inspect(body, len, protocol, &SeenLabels::with_capacity(8), 1 << 20)
     }
 
     #[test]

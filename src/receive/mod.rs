@@ -14,7 +14,8 @@
 //! - A request that has not reached the writer within 10 s of its last byte is answered 503 and never appended: an upstream's own
 //!   retry must not be overtaken by its late twin.
 //! - A client may go away at any moment. What was not taken by the writer then is never appended; what became durable all the same
-//!   is remembered (`repeats`), and its repetition acknowledged without a second append.
+//!   is remembered (`repeats`), and its repetition acknowledged without a second append. (Who went away
+//!   between our answer and its arrival is not noticed: that repetition is a second append, of the same samples.)
 //! - Nothing is appended twice for one answer; memory is bounded by a budget of bytes.
 //!
 //! This module never meets a target: they have the log in common and nothing else.
@@ -169,10 +170,8 @@ impl Receiver {
     async fn inspect(&self, body: &Bytes, decoded_len: u64, protocol: Protocol) -> Result<Summary, Rejection> {
         // The decompressed bytes are part of the budget as long as they are there.
         let _share = self.budget.share(decoded_len)?;
-        if decoded_len <= INLINE_BYTES_MAX {
-            return inspect::inspect(body, decoded_len, protocol, &self.seen);
-        }
-        tokio::task::block_in_place(|| inspect::inspect(body, decoded_len, protocol, &self.seen))
+        let inspect = || inspect::inspect(body, decoded_len, protocol, &self.seen, self.settings.decoded_bytes_max);
+        if decoded_len <= INLINE_BYTES_MAX { inspect() } else { tokio::task::block_in_place(inspect) }
     }
 
     /// Whether this very request became durable a moment ago, when its upstream had already gone.

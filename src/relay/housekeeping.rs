@@ -54,7 +54,7 @@ impl State {
             return;
         }
         let Some((to, place)) = self.log.oldest_closed_end() else { return };
-        let passed = |target: &Watched| target.progress.synced_position() >= to.position;
+        let passed = |target: &Watched| target.progress.snapshot().savepoint.settled.position >= to.position;
         if self.targets.iter().any(|target| !target.is_orphan && !passed(target)) {
             return;
         }

@@ -31,7 +31,7 @@ use crate::receive::Receiver;
 use crate::savepoint::{Reason, Store};
 use crate::target::{Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
-use crate::wal::{Closer, Log, Observer, Opened, Report};
+use crate::wal::{Closer, Log, Observer, Opened, Report, Step};
 use crate::web;
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
@@ -113,6 +113,7 @@ impl Relay {
     /// # Errors
     /// [`StartError`]; nothing of it runs then.
     pub async fn start(config: Config) -> Result<Relay, StartError> {
+        raise_file_limit();
         // First of all, so that a second relay with the same configuration does not touch the first one's log.
         let listen_error = |source| StartError::Listen { listen: config.listen_text.clone(), source };
         let listener = TcpListener::bind(&*config.listen).await.map_err(listen_error)?;
@@ -146,6 +147,11 @@ impl Relay {
         let orphans: Vec<_> = registrar.store.known().filter(|name| !is_configured(name)).map(str::to_owned).collect();
         for name in orphans {
             let target = registrar.watch(&name, String::new(), None, Phase::Orphan)?;
+            // An orphan does not move: what it is owed first stays the same.
+            let settled = target.progress.snapshot().savepoint;
+            if let Step::Record(record) = log.cursor(settled.settled, settled.next).next_step() {
+                target.progress.owes(record.header.received_ms);
+            }
             let samples = log_state.end.mark.total - target.progress.snapshot().savepoint.settled.total;
             tracing::warn!(
                 target = name,
@@ -211,6 +217,15 @@ impl Relay {
     }
 }
 
+/// A segment that is being read takes no file descriptor, a connection takes one: the usual 1024 are few.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it there are fewer connections.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
 /// Runs a target. If it panics, that is a mistake of ours: it must be seen, and must not take the other targets with it.
 async fn supervise(target: Target, progress: Arc<Progress>) {
     if let Err(error) = tokio::spawn(target.run()).await
@@ -230,6 +245,15 @@ fn log_report(report: &Report) {
         tracing::error!(
             path = %damage.path.display(), offset = damage.offset, bytes = damage.bytes,
             "part of the log is damaged; each target counts what it loses"
+        );
+    }
+    for path in &report.unreadable {
+        tracing::error!(path = %path.display(), "part of the log cannot be read now; the file is left alone and read again at the next start");
+    }
+    if report.has_jumped {
+        tracing::error!(
+            "the newest file of the log cannot be used now: what is in it cannot be counted; new positions start far above it, so that \
+             it can still be delivered if the file is mended before the next start"
         );
     }
     if report.torn_bytes > 0 {

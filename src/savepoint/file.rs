@@ -22,6 +22,15 @@ pub struct Saved {
     pub savepoint: Savepoint,
 }
 
+/// Where a savepoint was made durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Synced {
+    /// In one of its pages.
+    InPlace,
+    /// The file did not take it; a new one has, in all of its pages.
+    InNewFile,
+}
+
 /// Who writes: the same in every page of a process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Writer {
@@ -93,7 +102,7 @@ impl File {
     ///
     /// # Errors
     /// What the system says, when a new file does not work either.
-    pub fn sync(&self, saved: &Saved) -> io::Result<()> {
+    pub fn sync(&self, saved: &Saved) -> io::Result<Synced> {
         let page = self.page(saved);
         let mut pages = self.pages();
         let target = pages.next_synced;
@@ -104,9 +113,11 @@ impl File {
         if let Err(error) = written {
             tracing::error!(path = %self.path.display(), %error, "syncing a savepoint failed; it goes to a new file");
             pages.file = Arc::new(self.replace(&page)?);
+            pages.next_synced = 1;
+            return Ok(Synced::InNewFile);
         }
         pages.next_synced = if target == 1 { 2 } else { 1 };
-        Ok(())
+        Ok(Synced::InPlace)
     }
 
     /// A new file with the same page in all places, durable under the old name.

@@ -20,10 +20,10 @@ mod ledger;
 mod page;
 mod store;
 
-pub use file::{File, Saved};
+pub use file::{File, Saved, Synced};
 pub use ledger::{Ledger, Reason, Settled};
 pub use page::{PAGE_LEN, Page};
-pub use store::{Found, Store};
+pub use store::{Found, Store, is_name};
 
 use crate::wal::{Mark, Place};
 

@@ -41,7 +41,11 @@ impl Store {
         match fs::read(store.known_path()) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
-                store.known = text.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+                let (names, others) = text.lines().partition::<Vec<_>, _>(|line| is_name(line));
+                if !others.is_empty() {
+                    tracing::error!(lines = others.len(), "the list of known savepoints is damaged; other lines count");
+                }
+                store.known = names.into_iter().map(str::to_owned).collect();
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::error!(%error, "the list of known savepoints cannot be read"),
@@ -49,6 +53,9 @@ impl Store {
         for entry in fs::read_dir(&store.directory)? {
             let file_name = entry?.file_name();
             let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".sp")) else { continue };
+            if !is_name(name) {
+                continue;
+            }
             // A savepoint is known by being there, whatever became of the list.
             store.known.insert(name.to_owned());
             if let Ok(Some(page)) = file::read(&store.path(name)).inspect_err(|error| {
@@ -119,6 +126,14 @@ impl Store {
         fs::rename(&temporary, self.known_path())?;
         file::sync_directory_of(&temporary)
     }
+}
+
+/// Whether a target may have this name: 1 to 100 letters, digits, `_`, `.` or `-`, the first a letter or a digit. It names a file.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let starts_well = name.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    name.len() <= 100 && starts_well && name.bytes().all(is_plain)
 }
 
 /// The kernel's name for this boot; zeroes where there is none.

@@ -40,7 +40,7 @@ use crate::metrics::TargetMetrics;
 use crate::protocol::Protocol;
 use crate::savepoint::Settled;
 use crate::wal::record::{Header, Kind};
-use crate::wal::{Cursor, Log, Readable, Record, Step};
+use crate::wal::{Cursor, Log, Mark, Place, Readable, Record, Step};
 
 /// How a target is configured; checked.
 #[derive(Clone, Debug)]
@@ -98,7 +98,22 @@ pub struct Target {
     stop: Stop,
     /// Away only while a blocking thread has it.
     cursor: Option<Cursor>,
+    /// When the disk began not to give the record that is next.
+    unreadable_since: Option<Instant>,
 }
+
+/// What became of everything up to a mark.
+#[derive(Clone, Copy, Debug)]
+struct Settlement {
+    to: Mark,
+    next: Place,
+    outcome: Settled,
+}
+
+/// How long a part of the log that the disk does not give is tried again before it is taken for damaged: a path to a disk that
+/// fails over takes seconds, somebody who plugs a cable in takes minutes.
+const UNREADABLE_PATIENCE: Duration = Duration::from_secs(600);
+const UNREADABLE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl Target {
     /// A target that goes on where its savepoint is.
@@ -124,29 +139,31 @@ impl Target {
             progress,
             metrics,
             stop,
+            unreadable_since: None,
         })
     }
 
     /// Runs until it is told to stop. Whatever was settled is in the live page of the savepoint then.
     pub async fn run(mut self) {
-        let mut has_settled = false;
+        let mut settled = None;
         while self.stop.borrow().is_none() {
             // Seen before reading: what becomes readable after this look wakes us.
             self.readable.mark_unchanged();
-            match self.read(std::mem::take(&mut has_settled)).await {
+            match self.read(settled.take()).await {
                 Step::Record(record) => {
-                    let Some(settled) = self.deliver(&record).await else { break };
-                    self.progress.settle(record.mark(), record.next, settled);
-                    has_settled = true;
+                    self.unreadable_since = None;
+                    let Some(outcome) = self.deliver(&record).await else { break };
+                    settled = Some(Settlement { to: record.mark(), next: record.next, outcome });
                 }
-                Step::Gap { to, place, reason } => {
-                    let from = self.progress.snapshot().savepoint.settled;
+                Step::Gap { from, to, place, reason } => {
+                    self.unreadable_since = None;
                     let samples = to.total - from.total;
                     tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
-                    self.progress.settle(to, place, Settled::Lost { samples });
-                    has_settled = true;
+                    settled = Some(Settlement { to, next: place, outcome: Settled::Lost { samples } });
                 }
+                Step::Unreadable(error) => self.cannot_read(&error).await,
                 Step::End => {
+                    self.progress.owes_nothing();
                     self.state.caught_up();
                     self.show(None);
                     tokio::select! {
@@ -157,25 +174,50 @@ impl Target {
                 }
             }
         }
-        if has_settled {
-            self.progress.write_live();
+        if let Some(settlement) = settled {
+            self.read_or_settle(Some(settlement), false).await;
         }
     }
 
-    /// Writes the live page, if something was settled, and reads on. On a blocking thread, both at once.
-    async fn read(&mut self, has_settled: bool) -> Step {
+    /// Settles what was delivered and reads on.
+    async fn read(&mut self, settled: Option<Settlement>) -> Step {
+        self.read_or_settle(settled, true).await
+    }
+
+    /// On a blocking thread, both in one trip.
+    async fn read_or_settle(&mut self, settled: Option<Settlement>, reads: bool) -> Step {
         let mut cursor = self.cursor.take().expect("the cursor comes back from every trip");
         let progress = self.progress.clone();
         let trip = tokio::task::spawn_blocking(move || {
-            if has_settled {
-                progress.write_live();
+            if let Some(Settlement { to, next, outcome }) = settled {
+                progress.settle(to, next, outcome);
             }
-            let step = cursor.next_step();
+            let step = if reads { cursor.next_step() } else { Step::End };
             (cursor, step)
         });
         let (cursor, step) = trip.await.expect("reading the log does not panic");
         self.cursor = Some(cursor);
         step
+    }
+
+    /// The disk does not give the next record. Nothing is lost by that: it is read again, for [`UNREADABLE_PATIENCE`], and taken for
+    /// damage only then.
+    async fn cannot_read(&mut self, error: &std::io::Error) {
+        let now = Instant::now();
+        let since = *self.unreadable_since.get_or_insert_with(|| {
+            tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
+            now
+        });
+        self.progress.enter(Phase::BackingOff, Some(format!("the log cannot be read: {error}")), now_ms());
+        if now - since >= UNREADABLE_PATIENCE {
+            tracing::error!(target = self.settings.name, %error, "the log still cannot be read; it is taken for damaged there");
+            self.cursor.as_mut().expect("the cursor is here between trips").give_up_unreadable();
+            return;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(UNREADABLE_INTERVAL) => {}
+            _ = self.stop.wait_for(Option::is_some) => {}
+        }
     }
 
     /// Sends a record until it is settled; `None` if it was told to stop before.

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::state::Phase;
-use crate::savepoint::{File, Saved, Savepoint, Settled};
+use crate::savepoint::{File, Saved, Savepoint, Settled, Synced};
 use crate::wal::{Mark, Place, Position};
 
 /// One consistent view of a target.
@@ -65,7 +65,8 @@ impl Progress {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().expect("no holder of this lock panics")
+        // A target that panicked has changed nothing: everything is changed at once, after it was checked.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The target's name.
@@ -87,12 +88,21 @@ impl Progress {
         Snapshot { savepoint: inner.saved.savepoint, ..inner.snapshot.clone() }
     }
 
-    /// Books what became of everything up to `to`. Memory only: see [`Progress::write_live`].
+    /// Books what became of everything up to `to`, in the live page of the savepoint first: what is told as delivered is still so
+    /// after `kill -9`. Only one task settles a target. Blocks for a moment.
     pub fn settle(&self, to: Mark, next: Place, outcome: Settled) {
-        let mut inner = self.inner();
-        inner.saved.savepoint.settle(to, next, outcome);
-        inner.saved.generation += 1;
-        inner.snapshot.oldest_pending_ms = None;
+        let mut saved = self.inner().saved;
+        saved.savepoint.settle(to, next, outcome);
+        saved.generation += 1;
+        if let Err(error) = self.file.write_live(&saved) {
+            tracing::error!(target = self.name, %error, "cannot write the savepoint; after a crash more is sent again");
+        }
+        self.inner().saved = saved;
+    }
+
+    /// Nothing is pending.
+    pub fn owes_nothing(&self) {
+        self.inner().snapshot.oldest_pending_ms = None;
     }
 
     /// A record was read that is not settled yet.
@@ -118,14 +128,6 @@ impl Progress {
         self.inner().snapshot.last_status = Some(status);
     }
 
-    /// Writes the live page. Blocks for a moment.
-    pub fn write_live(&self) {
-        let saved = self.inner().saved;
-        if let Err(error) = self.file.write_live(&saved) {
-            tracing::error!(target = self.name, %error, "cannot write the savepoint; after a crash more is sent again");
-        }
-    }
-
     /// Makes the savepoint durable, if it has changed. Blocks. Returns the position up to which the log is not needed for this
     /// target, whatever happens.
     ///
@@ -134,7 +136,11 @@ impl Progress {
     pub fn sync(&self) -> io::Result<Position> {
         let saved = self.inner().saved;
         if saved.generation != self.synced_generation.load(Ordering::Acquire) {
-            self.file.sync(&saved)?;
+            if self.file.sync(&saved)? == Synced::InNewFile {
+                // It holds nothing newer than this; the live page may have.
+                let now = self.inner().saved;
+                self.file.write_live(&now)?;
+            }
             self.synced_generation.store(saved.generation, Ordering::Release);
             self.synced_position.store(saved.savepoint.settled.position.0, Ordering::Release);
         }

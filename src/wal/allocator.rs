@@ -91,7 +91,9 @@ impl Allocator {
         let failure = state.failure.clone().unwrap_or_else(|| {
             Unavailable::Failed(format!("allocating a segment takes more than {} s", TAKE_TIMEOUT.as_secs()))
         });
-        // Still under the lock: a success that comes right after this must be what is seen in the end.
+        // Still under the lock: a success that comes right after this must be what is seen in the end. And kept, so that the
+        // success knows that it has something to say.
+        state.failure.get_or_insert_with(|| failure.clone());
         self.shared.set_health(Health::from(&failure));
         Err(failure)
     }

@@ -45,7 +45,7 @@ use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -128,6 +128,30 @@ struct Extent {
     is_closed: bool,
 }
 
+/// After this time in one write or sync the disk is said to hang.
+const HANGS_AFTER: Duration = Duration::from_secs(5);
+
+/// Since when the writer has been at the group at hand.
+#[derive(Debug, Default)]
+struct Busy(Mutex<Option<Instant>>);
+
+impl Busy {
+    fn begin(&self) -> impl Drop + '_ {
+        struct End<'a>(&'a Busy);
+        impl Drop for End<'_> {
+            fn drop(&mut self) {
+                *self.0.0.lock().expect("no holder of this lock panics") = None;
+            }
+        }
+        *self.0.lock().expect("no holder of this lock panics") = Some(Instant::now());
+        End(self)
+    }
+
+    fn since(&self) -> Option<Duration> {
+        self.0.lock().expect("no holder of this lock panics").map(|since| since.elapsed())
+    }
+}
+
 struct Shared {
     directory: Directory,
     log_id: [u8; 16],
@@ -136,6 +160,7 @@ struct Shared {
     segments: Mutex<BTreeMap<SegmentId, Arc<Segment>>>,
     readable: watch::Sender<Readable>,
     health: watch::Sender<Health>,
+    busy: Busy,
     usage: DiskUsage,
     observer: Arc<dyn Observer>,
 }
@@ -153,6 +178,10 @@ impl Shared {
 
     fn add_segment(&self, segment: Arc<Segment>) {
         self.segments().insert(segment.id(), segment);
+    }
+
+    fn remove_segment(&self, id: SegmentId) {
+        self.segments().remove(&id);
     }
 
     fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
@@ -293,10 +322,11 @@ impl Log {
             segments: Mutex::default(),
             readable: watch::Sender::new(Readable { mark: last, place: Place::default() }),
             health: watch::Sender::new(Health::Working),
+            busy: Busy::default(),
             usage,
             observer,
         });
-        for (segment, _) in recovered.segments {
+        for segment in recovered.segments {
             shared.add_segment(segment);
         }
         let (allocator, allocator_thread) = Allocator::spawn(shared.clone(), SegmentId(newest.0 + 1))?;
@@ -322,7 +352,13 @@ impl Log {
     /// Whether appends work.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.shared.health.borrow().clone()
+        let health = self.shared.health.borrow().clone();
+        match self.shared.busy.since() {
+            Some(since) if health == Health::Working && since > HANGS_AFTER => {
+                Health::Failing(format!("the disk has not answered for {} s", since.as_secs()))
+            }
+            _ => health,
+        }
     }
 
     /// A cursor behind `mark`; `place` is where the next record was when the mark was taken.

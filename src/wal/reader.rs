@@ -1,9 +1,10 @@
 //! A cursor: steps through the readable records of the log, one after the other, and says exactly what it could not read.
 //!
 //! ```text
-//!              Record   the next readable record, copied out of the mapping, both checksums verified
-//!  next() ---> Gap      everything from here up to a later mark cannot be read any more: damaged, or in a segment that is gone
-//!              End      nothing more is readable now
+//!                   Record      the next readable record, copied out of the mapping, both checksums verified
+//!  next_step() ---> Gap         everything from here up to a later mark is gone: damaged, or in a segment that is missing
+//!                   Unreadable  the disk does not give the bytes now; the cursor stays, try again
+//!                   End         nothing more is readable now
 //! ```
 //!
 //! A cursor carries a [`Mark`], and each record's header carries the running total before it. So whatever lies between (a
@@ -11,6 +12,7 @@
 //!
 //! Reading may wait for the disk: call it where blocking is allowed.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -27,6 +29,8 @@ pub enum Step {
     Record(Record),
     /// What lies between the cursor's mark and `to` cannot be read. The cursor stands at `to` now.
     Gap {
+        /// The mark before the gap.
+        from: Mark,
         /// The mark behind the gap.
         to: Mark,
         /// The place behind the gap.
@@ -34,6 +38,9 @@ pub enum Step {
         /// For people: where and what.
         reason: String,
     },
+    /// The disk does not give the bytes. That says nothing about them: what cannot be read now may be read in a moment, so the
+    /// cursor has not moved. [`Cursor::give_up_unreadable`] takes it for damage.
+    Unreadable(io::Error),
     /// Nothing more is readable now.
     End,
 }
@@ -65,6 +72,8 @@ pub struct Cursor {
     log: Arc<Shared>,
     mark: Mark,
     at: Option<At>,
+    /// Bytes that cannot be read are taken for damage, up to here in the segment at hand.
+    given_up: u64,
 }
 
 #[derive(Debug)]
@@ -79,7 +88,7 @@ impl Cursor {
     pub(super) fn new(log: Arc<Shared>, mark: Mark, place: Place) -> Cursor {
         let hinted = log.segment(place.segment).filter(|segment| {
             let extent = log.extent(segment);
-            let here = segment.read_header(place.offset, extent.end).map(|header| header.position);
+            let here = segment.read_header(place.offset, extent.end).ok().flatten().map(|header| header.position);
             // Nothing there yet is as good as the right record, if the segment ends there with the mark.
             let at_the_end = place.offset == extent.end && extent.last.position == mark.position;
             here == Some(mark.position.next()) || at_the_end
@@ -91,7 +100,7 @@ impl Cursor {
                 At { segment, offset }
             }),
         };
-        Cursor { log, mark, at }
+        Cursor { log, mark, at, given_up: 0 }
     }
 
     /// The point up to which this cursor has read.
@@ -132,6 +141,7 @@ impl Cursor {
     fn enter(&mut self, segment: Arc<Segment>, otherwise: &str) -> Option<Step> {
         let before = segment.header().before;
         self.at = Some(At { segment, offset: DATA_START });
+        self.given_up = 0;
         self.gap_to(before, otherwise)
     }
 
@@ -143,6 +153,7 @@ impl Cursor {
         }
         let at = self.at.as_ref().expect("a gap is found at a place");
         let place = Place { segment: at.segment.id(), offset: at.offset };
+        let from = self.mark;
         let reason = format!(
             "{what}: positions {} to {} (near offset {} of {})",
             self.mark.position.next(),
@@ -151,63 +162,78 @@ impl Cursor {
             at.segment.path().display()
         );
         self.mark = to;
-        Some(Step::Gap { to, place, reason })
+        Some(Step::Gap { from, to, place, reason })
+    }
+
+    /// Takes the place that could not be read for damage: the next step goes on behind it.
+    pub fn give_up_unreadable(&mut self) {
+        if let Some(at) = &self.at {
+            self.given_up = at.offset + 1;
+        }
     }
 
     fn step_within(&mut self, end: u64) -> Step {
         let mark = self.mark;
         let at = self.at.as_mut().expect("the caller found a place");
-        let Some(header) = at.segment.read_header(at.offset, end).filter(|header| header.position > mark.position)
-        else {
+        let is_given_up = at.offset < self.given_up;
+        let header = match at.segment.read_header(at.offset, end) {
+            Ok(header) => header.filter(|header| header.position > mark.position),
+            Err(error) if !is_given_up => return Step::Unreadable(error),
+            Err(_) => None,
+        };
+        let Some(header) = header else {
             // Damage. Whatever valid record comes next, the totals say what is missing before it.
-            let found = at.segment.find_header(at.offset + record::ALIGN, end, mark.position);
-            let damaged = at.offset;
-            at.offset = found.map_or(end, |(offset, _)| offset);
-            tracing::debug!(path = %at.segment.path().display(), offset = damaged, bytes = at.offset - damaged, "stepped over damage");
+            let search = at.segment.find_header(at.offset + record::ALIGN, end, mark.position);
+            if search.was_unreadable && !is_given_up {
+                return Step::Unreadable(io::Error::other("a part of the log behind damage cannot be read"));
+            }
+            at.offset = search.found.map_or(end, |(offset, _)| offset);
             return self.next_step();
+        };
+        let payload = match read_payload(&at.segment, at.offset, &header) {
+            Ok(payload) => payload,
+            Err(error) if !is_given_up => return Step::Unreadable(error),
+            Err(_) => None,
         };
         let before = Mark { position: header.position.previous(), total: header.total_before() };
         if let Some(gap) = self.gap_to(before, "records are damaged or missing") {
             return gap;
         }
         let at = self.at.as_mut().expect("the caller found a place");
-        let offset = at.offset;
         at.offset += header.stored_len();
         let next = Place { segment: at.segment.id(), offset: at.offset };
-        match read_payload(&at.segment, offset, &header) {
+        let to = Mark { position: header.position, total: header.total };
+        match payload {
             Some((meta, body)) => {
-                self.mark = Mark { position: header.position, total: header.total };
+                self.mark = to;
                 Step::Record(Record { header, meta, body, next })
             }
-            None => {
-                let to = Mark { position: header.position, total: header.total };
-                self.gap_to(to, "a record's body is damaged").expect("the header's position lies beyond the mark")
-            }
+            None => self.gap_to(to, "a record's body is damaged").expect("the header's position lies beyond the mark"),
         }
     }
 }
 
-fn read_payload(segment: &Segment, offset: u64, header: &Header) -> Option<(Meta, Bytes)> {
-    let mut payload = vec![0; usize::try_from(header.payload_len()).ok()?];
-    segment.copy(offset + record::HEADER_LEN as u64, &mut payload).ok()?;
+/// The fields and the body, if their checksum is right.
+fn read_payload(segment: &Segment, offset: u64, header: &Header) -> io::Result<Option<(Meta, Bytes)>> {
+    let mut payload = vec![0; usize::try_from(header.payload_len()).expect("a record fits in memory")];
+    segment.copy(offset + record::HEADER_LEN as u64, &mut payload)?;
     if record::payload_crc(&[], &payload) != header.body_crc {
-        return None;
+        return Ok(None);
     }
     let payload = Bytes::from(payload);
-    let meta_len = usize::try_from(header.meta_len).ok()?;
-    let meta = Meta::decode(&payload[..meta_len])?;
-    Some((meta, payload.slice(meta_len..)))
+    let meta_len = usize::try_from(header.meta_len).expect("a record fits in memory");
+    Ok(Meta::decode(&payload[..meta_len]).map(|meta| (meta, payload.slice(meta_len..))))
 }
 
 /// The offset of the first record above `position` in a segment; its end, if there is none. Reads headers only.
 fn skip_to(segment: &Segment, end: u64, position: Position) -> u64 {
     let mut offset = DATA_START;
-    while let Some(header) = segment.read_header(offset, end) {
+    while let Ok(Some(header)) = segment.read_header(offset, end) {
         if header.position > position {
             return offset;
         }
         offset += header.stored_len();
     }
-    // The end, or damage, which the cursor steps over itself.
+    // The end, damage or unreadable bytes, with which the cursor deals itself.
     offset.min(end)
 }

@@ -29,10 +29,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use memmap2::{Advice, MmapOptions, MmapRaw};
 use rustix::fs::FallocateFlags;
@@ -135,12 +136,23 @@ pub enum BadSegment {
     /// The first page is damaged.
     #[error("has a damaged header")]
     HeaderChecksum,
+    /// Of another log than the other segments.
+    #[error("is of another log")]
+    OtherLog,
     /// Renamed or swapped with another.
     #[error("has the name of another segment: its header says {actual}")]
     Misnamed {
         /// What the header says.
         actual: SegmentId,
     },
+}
+
+impl BadSegment {
+    /// Whether records of this log may be in it. (What is not a segment, or was renamed or brought by somebody, holds none.)
+    #[must_use]
+    pub fn may_hold_records(&self) -> bool {
+        matches!(self, BadSegment::Io(_) | BadSegment::Version { .. } | BadSegment::HeaderChecksum)
+    }
 }
 
 /// What a sealed segment holds, without scanning it.
@@ -185,6 +197,15 @@ pub struct Closed {
     pub last: Mark,
     /// Offset behind it.
     pub end: u64,
+}
+
+/// What a search for the next record came to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Search {
+    /// The record's offset and header.
+    pub found: Option<(u64, Header)>,
+    /// Some bytes on the way could not be read: they may hold records.
+    pub was_unreadable: bool,
 }
 
 /// Bytes on disk that belong to the log, counted until the last user of a deleted file is gone.
@@ -258,13 +279,20 @@ impl Prepared {
     /// directory before anything in the segment is acknowledged.
     ///
     /// # Errors
-    /// What the system says; the file stays behind under its temporary name and is removed at the next start.
+    /// What the system says; the file is removed.
     pub fn take_into_use(self, header: SegmentHeader, path: PathBuf) -> io::Result<Segment> {
         assert_eq!(header.len, self.len, "a segment's header states the length that was allocated");
-        self.file.write_all_at(&header.encode(), 0)?;
-        rustix::fs::fdatasync(&self.file)?;
-        fs::rename(&self.path, &path)?;
-        Segment::map(self.file, path, header, self.charge)
+        let Prepared { file, path: temporary, charge, .. } = self;
+        let prepared = file
+            .write_all_at(&header.encode(), 0)
+            .and_then(|()| Ok(rustix::fs::fdatasync(&file)?))
+            .and_then(|()| fs::rename(&temporary, &path));
+        let segment = prepared.and_then(|()| Segment::map(file, path.clone(), header, charge));
+        segment.inspect_err(|_| {
+            // What nobody counts must not stay on disk.
+            let _ = fs::remove_file(&temporary);
+            let _ = fs::remove_file(&path);
+        })
     }
 }
 
@@ -285,9 +313,12 @@ fn fill_with_zeroes(file: &File, len: u64) -> io::Result<()> {
 pub struct Segment {
     header: SegmentHeader,
     path: PathBuf,
-    file: File,
+    /// Only while it may be written: a backlog of many segments must not use up the process' file descriptors.
+    file: Mutex<Option<Arc<File>>>,
     map: MmapRaw,
     closed: OnceLock<Closed>,
+    /// Added to every total in the file: see [`Segment::shift_totals`].
+    shift: u64,
     sealed: AtomicBool,
     charge: Charge,
 }
@@ -295,7 +326,17 @@ pub struct Segment {
 impl Segment {
     fn map(file: File, path: PathBuf, header: SegmentHeader, charge: Charge) -> io::Result<Segment> {
         let map = MmapOptions::new().map_raw_read_only(&file)?;
-        Ok(Segment { header, path, file, map, closed: OnceLock::new(), sealed: AtomicBool::new(false), charge })
+        let file = Mutex::new(Some(Arc::new(file)));
+        Ok(Segment {
+            header,
+            path,
+            file,
+            map,
+            closed: OnceLock::new(),
+            shift: 0,
+            sealed: AtomicBool::new(false),
+            charge,
+        })
     }
 
     /// Opens an existing file.
@@ -324,6 +365,14 @@ impl Segment {
     #[must_use]
     pub fn header(&self) -> &SegmentHeader {
         &self.header
+    }
+
+    /// The segment was begun when the one before it could not be used, so its totals do not know of the records in there. Now it can:
+    /// totals here count from where those end, or they would go back. Targets that have passed it already see the difference as
+    /// lost, which it is for them.
+    pub fn shift_totals(&mut self, by: u64) {
+        self.header.before.total += by;
+        self.shift += by;
     }
 
     /// The number of the segment.
@@ -369,11 +418,12 @@ impl Segment {
     pub fn write(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
         /// The kernel takes no more parts at a time.
         const IOV_MAX: usize = 1024;
+        let file = self.file()?;
         let mut parts = parts;
         let mut offset = offset;
         while !parts.is_empty() {
             let now = parts.len().min(IOV_MAX);
-            match rustix::io::pwritev(&self.file, &parts[..now], offset) {
+            match rustix::io::pwritev(&*file, &parts[..now], offset) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     offset += written as u64;
@@ -392,12 +442,38 @@ impl Segment {
     /// What the system says. **Never call it again after an error**: the kernel has forgotten which pages were not written,
     /// a second call succeeds and the data is gone.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        Ok(rustix::fs::fdatasync(&*self.file()?)?)
     }
 
-    /// Tells readers that nothing will follow.
+    /// Tells readers that nothing will follow. Seal it before, if it is to be sealed: from now on it is not written any more.
     pub fn close(&self, closed: Closed) {
         self.closed.set(closed).expect("a segment is closed once");
+        self.file.lock().expect("no holder of this lock panics").take();
+    }
+
+    fn file(&self) -> io::Result<Arc<File>> {
+        let open = self.file.lock().expect("no holder of this lock panics").clone();
+        open.map_or_else(|| File::open(&self.path).map(Arc::new), Ok)
+    }
+
+    /// After a failed write or sync: takes what was not acknowledged out of the way, as far as the disk allows, so that it does
+    /// not come up again, and gives its space back.
+    pub fn abandon(&self, data_end: u64) {
+        let _ = self.write(data_end, &mut [IoSlice::new(&[0; HEADER_LEN])]);
+        self.give_back(data_end..self.header.len);
+    }
+
+    /// Makes a hole of the whole pages in a range. A filesystem without holes keeps the bytes; they are counted as they are.
+    fn give_back(&self, range: Range<u64>) {
+        let hole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
+        let Ok(file) = self.file() else { return };
+        if hole.start < hole.end {
+            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _ = rustix::fs::fallocate(&*file, punch, hole.start, hole.end - hole.start);
+        }
+        if let Ok(metadata) = file.metadata() {
+            self.charge.change_to(metadata.blocks() * 512);
+        }
     }
 
     /// Writes the seal and gives the unused bytes before it back to the filesystem.
@@ -415,7 +491,7 @@ impl Segment {
             kind: Kind::Seal,
             flags: 0,
             position: seal.last.position,
-            total: seal.last.total,
+            total: seal.last.total - self.shift,
             body_len: SEAL_BODY_LEN as u32,
             meta_len: 0,
             body_crc: record::payload_crc(&[], &body),
@@ -429,13 +505,7 @@ impl Segment {
         self.write(offset, &mut [IoSlice::new(&bytes), IoSlice::new(&body)])?;
         self.sync()?;
         self.sealed.store(true, Ordering::Relaxed);
-        let hole = seal.data_end.next_multiple_of(PAGE)..offset / PAGE * PAGE;
-        if hole.start < hole.end {
-            // A filesystem without holes keeps the bytes; they are counted as they are.
-            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = rustix::fs::fallocate(&self.file, punch, hole.start, hole.end - hole.start);
-        }
-        self.charge.change_to(self.file.metadata()?.blocks() * 512);
+        self.give_back(seal.data_end..offset);
         Ok(())
     }
 
@@ -458,7 +528,7 @@ impl Segment {
     pub fn read_seal(&self) -> Option<Seal> {
         let offset = self.data_end_max();
         let mut bytes = [0u8; SEAL_LEN as usize];
-        self.file.read_exact_at(&mut bytes, offset).ok()?;
+        self.copy(offset, &mut bytes).ok()?;
         let (header, body) = bytes.split_first_chunk::<HEADER_LEN>()?;
         let header = Header::decode(header, &self.seat(offset))?;
         let data_end = u64::from_le_bytes(take(body, 0));
@@ -469,7 +539,7 @@ impl Segment {
         fits.then(|| {
             self.sealed.store(true, Ordering::Relaxed);
             Seal {
-                last: Mark { position: header.position, total: header.total },
+                last: Mark { position: header.position, total: header.total.saturating_add(self.shift) },
                 data_end,
                 records: u64::from_le_bytes(take(body, 8)),
                 times: header.times,
@@ -479,42 +549,62 @@ impl Segment {
     }
 
     /// The header of the record at `offset`, if there is a valid one whose record ends at or before `end`.
-    #[must_use]
-    pub fn read_header(&self, offset: u64, end: u64) -> Option<Header> {
-        if offset.checked_add(HEADER_LEN as u64)? > end {
-            return None;
+    ///
+    /// # Errors
+    /// The bytes cannot be read *now*: that says nothing about what they are.
+    pub fn read_header(&self, offset: u64, end: u64) -> io::Result<Option<Header>> {
+        if offset.saturating_add(HEADER_LEN as u64) > end {
+            return Ok(None);
         }
         let mut bytes = [0u8; HEADER_LEN];
-        self.copy(offset, &mut bytes).ok()?;
-        let header = Header::decode(&bytes, &self.seat(offset))?;
-        (header.kind != Kind::Seal && offset + header.stored_len() <= end).then_some(header)
+        self.copy(offset, &mut bytes)?;
+        let header = Header::decode(&bytes, &self.seat(offset))
+            .map(|header| Header { total: header.total.saturating_add(self.shift), ..header });
+        Ok(header.filter(|header| header.kind != Kind::Seal && offset + header.stored_len() <= end))
     }
 
     /// Looks for a valid record header at or after `offset`, with a position above `after`.
     #[must_use]
-    pub fn find_header(&self, offset: u64, end: u64, after: Position) -> Option<(u64, Header)> {
+    pub fn find_header(&self, offset: u64, end: u64, after: Position) -> Search {
+        let mut search = Search::default();
         let mut page = [0u8; PAGE as usize];
         let mut offset = offset.next_multiple_of(record::ALIGN);
         while offset + HEADER_LEN as u64 <= end {
             let page_end = (offset / PAGE + 1) * PAGE;
             let window = &mut page[..usize::try_from(page_end.min(end) - offset).expect("at most a page")];
-            // A page that cannot be read is stepped over like any other damage.
-            if self.copy(offset, window).is_ok() {
+            if self.copy(offset, window).is_err() {
+                search.was_unreadable = true;
+            } else {
                 for at in (0..window.len().saturating_sub(3)).step_by(record::ALIGN as usize) {
                     if window[at..at + 4] != *b"PRW1" {
                         continue;
                     }
                     let found = offset + at as u64;
-                    if let Some(header) = self.read_header(found, end)
-                        && header.position > after
-                    {
-                        return Some((found, header));
+                    match self.read_header(found, end) {
+                        Ok(Some(header)) if header.position > after => {
+                            search.found = Some((found, header));
+                            return search;
+                        }
+                        Ok(_) => {}
+                        Err(_) => search.was_unreadable = true,
                     }
                 }
             }
             offset = page_end;
         }
-        None
+        search
+    }
+
+    /// Whether there is nothing but zeroes in the first bytes where records would be.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn is_blank(&self) -> io::Result<bool> {
+        let mut bytes = vec![0u8; 64 << 10];
+        let room = usize::try_from(self.data_end_max().saturating_sub(DATA_START)).unwrap_or(usize::MAX);
+        let bytes = &mut bytes[..room.min(64 << 10)];
+        self.copy(DATA_START, bytes)?;
+        Ok(bytes.iter().all(|byte| *byte == 0))
     }
 
     /// Copies bytes out of the mapping.
@@ -529,7 +619,7 @@ impl Segment {
         let start = usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         match self.map.advise_range(Advice::PopulateRead, start, to.len()) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return self.file.read_exact_at(to, offset),
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return self.file()?.read_exact_at(to, offset),
             Err(error) => return Err(error),
         }
         #[allow(unsafe_code)]

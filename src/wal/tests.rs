@@ -102,6 +102,7 @@ fn read_from(log: &Log, mark: Mark, place: Place) -> (Vec<(u64, u8)>, Vec<u64>) 
                 records.push((record.header.position.0, record.body[0]));
             }
             Step::Gap { to, .. } => gaps.push(to.total - before.total),
+            Step::Unreadable(error) => panic!("{error}"),
             Step::End => break,
         }
         before = cursor.mark();
@@ -259,6 +260,80 @@ fn foreign_and_misnamed_files_are_left_alone() {
     assert_eq!(fixture.append(31, 10).unwrap().position, Position(31));
     assert_eq!(fixture.read_all(), (numbered(1..=31), vec![]));
     assert!(foreign.exists() && twin.exists());
+}
+
+#[test]
+fn a_segment_of_another_log_is_left_alone_and_destroys_nothing() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=3 {
+        fixture.append(n, 5000).unwrap();
+    }
+    fixture.close();
+    let fixture = Fixture::open(other.path());
+    fixture.append(77, 10).unwrap();
+    let name = "seg-00000000000000000001.wal";
+    fixture.close();
+    // One that would cut ours off at position 0, and is as many as ours.
+    let bytes = std::fs::read(other.path().join(name)).unwrap();
+    let mut renamed = bytes.clone();
+    renamed[16..24].copy_from_slice(&2u64.to_le_bytes());
+    let crc = crc32c::crc32c_append(crc32c::crc32c(&renamed[..12]), &renamed[16..96]);
+    renamed[12..16].copy_from_slice(&crc.to_le_bytes());
+    let brought = dir.path().join("seg-00000000000000000002.wal");
+    std::fs::write(&brought, renamed).unwrap();
+    for _ in 0..2 {
+        let fixture = Fixture::open(dir.path());
+        assert!(matches!(&fixture.report.bad[..], [(path, segment::BadSegment::OtherLog)] if *path == brought));
+        assert_eq!(fixture.read_all(), (numbered(1..=3), vec![]));
+        fixture.close();
+    }
+}
+
+#[test]
+fn a_newest_segment_that_cannot_be_used_for_one_start_is_there_again_at_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=15 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let newest = fixture.log.shared.segments().values().last().unwrap().path().to_owned();
+    fixture.close();
+    let set_version = |version: u8| {
+        let file = OpenOptions::new().write(true).open(&newest).unwrap();
+        file.write_all_at(&[version], 8).unwrap();
+    };
+    set_version(2);
+    let fixture = Fixture::open(dir.path());
+    assert!(fixture.report.has_jumped);
+    let appended = fixture.append(200, 10).unwrap();
+    assert!(appended.position > Position(1 << 32));
+    let before = fixture.read_all().0.len();
+    assert!(before < 16);
+    fixture.close();
+    set_version(1);
+    let fixture = Fixture::open(dir.path());
+    let (records, gaps) = fixture.read_all();
+    assert_eq!(records[..15], numbered(1..=15), "nothing that was acknowledged is gone");
+    assert_eq!(records[15..], [(appended.position.0, 200)]);
+    assert_eq!(gaps.iter().sum::<u64>(), 0, "the jump itself is of no samples: {gaps:?}");
+    // Who had passed the file while it could not be used has lost what is in it.
+    let passed = Mark { position: appended.position, total: 10 * (before as u64) };
+    assert_eq!(read_from(&fixture.log, passed, Place::default()), (vec![], vec![160 - passed.total]));
+}
+
+#[test]
+fn closed_segments_hold_no_file_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=60 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let open = open.filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let ours = open.filter(|path| path.starts_with(dir.path()) && path.to_string_lossy().contains("seg-")).count();
+    assert!(fixture.log.segments().len() > 4);
+    assert!(ours <= 1, "{ours} segments are open");
 }
 
 #[test]

@@ -45,7 +45,9 @@ pub struct Appended {
     pub position: Position,
 }
 
-/// A record was not appended. Nothing of it will ever be delivered, and the log goes on working when it can.
+/// A record was not appended, and the log goes on working when it can. Nothing of it is delivered while this process runs; a record
+/// whose sync failed may come up again at the next start, if the disk has it after all and did not let us take it back: then it
+/// is delivered beside its upstream's repetition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// `max_size` is reached: space comes back when targets have taken what they are owed.
@@ -200,6 +202,7 @@ impl Writer {
     }
 
     fn run(mut self, jobs: &Receiver<Job>) {
+        let _watch = DeathWatch(self.shared.clone());
         while let Some(group) = self.next_group(jobs) {
             if !group.is_empty() {
                 self.commit(group);
@@ -247,6 +250,8 @@ impl Writer {
 
     /// Appends a group, a part for each segment that it reaches into.
     fn commit(&mut self, group: Vec<Job>) {
+        let shared = self.shared.clone();
+        let _busy = shared.busy.begin();
         let mut jobs = VecDeque::from(group);
         while !jobs.is_empty() {
             // After a failure the records that were acknowledged without a sync come first, or nothing comes.
@@ -416,8 +421,18 @@ impl Writer {
             path = %active.segment.path().display(), %error, records = self.unsynced.len(),
             "{what} of the log failed; the records that were not durable go to a fresh segment"
         );
-        active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+        self.abandon(&active);
         let _ = self.rescue();
+    }
+
+    /// Leaves a segment whose disk has failed. Without a durable record it is of no use to anybody.
+    fn abandon(&self, failed: &Active) {
+        failed.segment.abandon(failed.seal.data_end);
+        failed.segment.close(Closed { last: failed.seal.last, end: failed.seal.data_end });
+        if failed.seal.records == 0 {
+            self.shared.remove_segment(failed.segment.id());
+            self.allocator.delete(vec![failed.segment.path().to_owned()]);
+        }
     }
 
     /// After a failure: a fresh segment, with what was acknowledged before its sync, if there is any.
@@ -441,7 +456,7 @@ impl Writer {
             });
             attempt.map_err(|error| {
                 let active = self.active.take().expect("just opened");
-                active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+                self.abandon(&active);
                 Unavailable::Failed(format!("writing to a fresh segment: {error}"))
             })
         });
@@ -511,7 +526,14 @@ impl Writer {
         let failed = |error: io::Error| Unavailable::Failed(format!("taking {} into use: {error}", path.display()));
         let taken = prepared.file.take_into_use(header, path.clone());
         // The name must be durable before anything behind it is acknowledged.
-        let taken = taken.and_then(|segment| self.shared.directory.sync().map(|()| segment)).map_err(failed);
+        let taken = taken.and_then(|segment| match self.shared.directory.sync() {
+            Ok(()) => Ok(segment),
+            Err(error) => {
+                let _ = std::fs::remove_file(&path);
+                Err(error)
+            }
+        });
+        let taken = taken.map_err(failed);
         let segment = Arc::new(taken.inspect_err(|error| self.shared.set_health(Health::from(error)))?);
         tracing::debug!(path = %path.display(), "opened a segment");
         self.shared.add_segment(segment.clone());
@@ -520,10 +542,10 @@ impl Writer {
     }
 
     fn retire(&self, old: &Active) {
-        old.segment.close(Closed { last: old.seal.last, end: old.seal.data_end });
         if let Err(error) = old.segment.seal(&old.seal) {
             tracing::warn!(path = %old.segment.path().display(), %error, "cannot seal a segment; it will be scanned at the next start");
         }
+        old.segment.close(Closed { last: old.seal.last, end: old.seal.data_end });
     }
 
     /// The last sync, and a seal so that the next start has nothing to scan.
@@ -533,13 +555,29 @@ impl Writer {
         }
         self.sync_unsynced();
         if let Some(active) = self.active.take() {
-            self.retire(&active);
+            if active.seal.records > 0 {
+                self.retire(&active);
+            } else {
+                // The next start makes its own.
+                let _ = std::fs::remove_file(active.segment.path());
+            }
         }
     }
 
     fn fail(&self, replies: impl Iterator<Item = oneshot::Sender<Result<Appended, AppendError>>>, reason: &str) {
         for reply in replies {
             let _ = reply.send(Err(AppendError::Unavailable { reason: reason.to_owned() }));
+        }
+    }
+}
+
+/// If the writer's thread dies of a mistake of ours, everybody must see that nothing is taken any more.
+struct DeathWatch(Arc<Shared>);
+
+impl Drop for DeathWatch {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.set_health(Health::Failing("internal error: the writer has stopped; restart promrelay".into()));
         }
     }
 }

@@ -27,13 +27,16 @@ pub struct Settings {
     pub read_timeout: Duration,
 }
 
+/// The most bytes of a head, and of what is read at a time.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+
 /// Serves until `stop` is set, then lets requests in flight be answered and closes their connections. Returns when the last one is
 /// closed.
 pub async fn serve(listener: TcpListener, router: Router, settings: Settings, mut stop: watch::Receiver<bool>) {
     let slots = Arc::new(Semaphore::new(settings.connections_max));
     let graceful = GracefulShutdown::new();
     let mut builder = hyper::server::conn::http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(settings.read_timeout);
+    builder.timer(TokioTimer::new()).header_read_timeout(settings.read_timeout).max_buf_size(HEAD_BYTES_MAX);
     let is_stopping = async |stop: &mut watch::Receiver<bool>| {
         let _ = stop.wait_for(|stop| *stop).await;
     };
