@@ -92,13 +92,13 @@ fn duplicate(name: &[u8]) -> Offence {
 
 /// Hashes of the label sets lately found valid: a fixed table, shared by all threads without a lock.
 ///
-/// A bucket is a cache line of eight hashes; a new one takes the place that its own bits say. The seed is random per process, so
+/// A bucket is a cache line of eight hashes; a new one takes the place that its own bits say. The secret is random per process, so
 /// nobody outside can prepare two label sets with the same hash, one of them invalid. (And if by chance it happens, an invalid series
 /// goes through once in 2^64 and is the target's to refuse.)
 #[derive(Debug)]
 pub struct SeenLabels {
     buckets: Box<[Bucket]>,
-    seed: u64,
+    secret: [u8; SECRET_LEN],
 }
 
 #[derive(Debug, Default)]
@@ -106,6 +106,8 @@ pub struct SeenLabels {
 struct Bucket([AtomicU64; BUCKET_LEN]);
 
 const BUCKET_LEN: usize = 8;
+/// As long as the algorithm's own. (With a seed instead it would be derived anew for each hash, which costs more than the hash.)
+const SECRET_LEN: usize = 192;
 
 impl SeenLabels {
     /// A table for this many series, rounded up to a power of two; eight bytes each.
@@ -113,14 +115,19 @@ impl SeenLabels {
     pub fn with_capacity(series: usize) -> SeenLabels {
         let buckets = series.div_ceil(BUCKET_LEN).next_power_of_two();
         let buckets = (0..buckets).map(|_| Bucket::default()).collect();
-        SeenLabels { buckets, seed: RandomState::new().hash_one(0) }
+        let random = RandomState::new();
+        let mut secret = [0; SECRET_LEN];
+        for (number, bytes) in secret.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&random.hash_one(number).to_le_bytes());
+        }
+        SeenLabels { buckets, secret }
     }
 
     /// The hash of a series' label bytes.
     #[must_use]
     pub fn hash(&self, labels: &[u8]) -> u64 {
         // 0 is an empty place.
-        xxhash_rust::xxh3::xxh3_64_with_seed(labels, self.seed).max(1)
+        xxhash_rust::xxh3::xxh3_64_with_secret(labels, &self.secret).max(1)
     }
 
     fn bucket(&self, hash: u64) -> &[AtomicU64; BUCKET_LEN] {
