@@ -11,7 +11,7 @@ use metrics::{Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, Unit}
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 
 /// The statuses that a receiver of ours answers with, as label values.
-pub const RECEIVE_CODES: [u16; 7] = [204, 400, 405, 408, 413, 415, 503];
+pub const RECEIVE_CODES: [u16; 6] = [204, 400, 405, 413, 415, 503];
 /// The protocols of `promrelay_receive_*`; `none` where the request did not get as far as telling.
 pub const RECEIVE_PROTOCOLS: [&str; 3] = ["1.0", "2.0", "none"];
 /// The label values of `promrelay_target_requests_total{code}`: statuses often met by themselves, others by their class, and two for
@@ -224,16 +224,12 @@ pub struct ReceiveMetrics {
 impl ReceiveMetrics {
     /// A request was answered.
     pub fn answered(&self, protocol: Option<&'static str>, code: u16) {
-        if let Some(counter) = self.requests.get(&(protocol.unwrap_or("none"), code)) {
-            counter.increment(1);
-        }
+        self.requests.get(&(protocol.unwrap_or("none"), code)).expect("a code that is declared").increment(1);
     }
 
     /// Samples were acknowledged.
     pub fn samples(&self, protocol: &'static str, samples: u64) {
-        if let Some(counter) = self.samples.get(protocol) {
-            counter.increment(samples);
-        }
+        self.samples.get(protocol).expect("a protocol that is declared").increment(samples);
     }
 
     /// A request was acknowledged that had been in the log before.

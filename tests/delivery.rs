@@ -180,11 +180,14 @@ async fn a_bad_target_slows_neither_upstreams_nor_other_targets() {
         .target("nowhere", "http://127.0.0.1:9/", &[])
         .start()
         .await;
+    let started = Instant::now();
     for number in 1..=50 {
         send(&relay, Protocol::V1, number).await;
     }
     good.stored(50, SOON).await;
-    assert!(slow.arrived() < 20, "the slow one is still at it");
+    // The slow one takes 3 s for one of them.
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(slow.arrived() <= 4, "the slow one is still at it");
     let ledgers = ledger::of_status(&relay.status().await);
     assert_eq!(ledgers["nowhere"].pending, 50);
     good.assert_strict();

@@ -54,13 +54,17 @@ pub enum ConfigError {
         #[source]
         source: std::io::Error,
     },
-    /// Not TOML, an unknown key, or a value of the wrong kind. The text shows the place.
-    #[error("{}: {error}", path.display())]
+    /// Not TOML, an unknown key, or a value of the wrong kind. The line itself is not shown: it may hold a password.
+    #[error("{}:{line}:{column}: {message}", path.display())]
     Syntax {
         /// Which file.
         path: PathBuf,
-        /// Line, column and reason.
-        error: Box<toml::de::Error>,
+        /// From 1.
+        line: usize,
+        /// From 1.
+        column: usize,
+        /// Why.
+        message: String,
     },
     /// A value that makes no sense.
     #[error("{}: {key} = {value}: {reason}", path.display())]
@@ -85,7 +89,7 @@ pub enum ConfigError {
 }
 
 impl Config {
-    /// Reads and checks a file. Binds no port, touches no other file.
+    /// Reads and checks a file. Binds no port; a name in `server.listen` is looked up.
     ///
     /// # Errors
     /// [`ConfigError`].
@@ -100,8 +104,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let file: file::File = toml::from_str(text)
-            .map_err(|error| ConfigError::Syntax { path: path.to_owned(), error: Box::new(error) })?;
+        let file: file::File = toml::from_str(text).map_err(|error| {
+            let before = &text[..error.span().map_or(0, |span| span.start)];
+            ConfigError::Syntax {
+                path: path.to_owned(),
+                line: before.matches('\n').count() + 1,
+                column: before.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
+                message: error.message().lines().collect::<Vec<_>>().join("; "),
+            }
+        })?;
         Checker { path }.config(file)
     }
 }
@@ -152,6 +163,12 @@ impl Checker<'_> {
 
     fn listen(&self, listen: Option<&Text>) -> Result<(String, Vec<SocketAddr>), ConfigError> {
         let text = listen.map_or("127.0.0.1:9201", |text| &text.0);
+        if text.starts_with(':') {
+            let reason = format!(
+                "names no address: write \"0.0.0.0{text}\" to listen on all, \"127.0.0.1{text}\" on loopback only"
+            );
+            return self.bad("server.listen", quoted(text), reason);
+        }
         match std::net::ToSocketAddrs::to_socket_addrs(text) {
             Ok(addresses) => Ok((text.to_owned(), addresses.collect())),
             Err(error) => self.bad(
@@ -215,7 +232,7 @@ impl Checker<'_> {
                 "must be less than 4GiB, the most that snappy can declare",
             );
         }
-        let least = body_bytes_max + decoded_bytes_max + 2 * KIB;
+        let least = body_bytes_max + decoded_bytes_max;
         let in_flight_bytes_max = self.size("server.max_in_flight_bytes", server.max_in_flight_bytes, least, 0)?;
         if in_flight_bytes_max < least {
             let reason = format!(
@@ -236,17 +253,20 @@ impl Checker<'_> {
     }
 
     fn target(&self, number: usize, target: file::Target) -> Result<target::Settings, ConfigError> {
-        let key = |field: &str| format!("target[{number}].{field}");
         let name = target.name.0;
         if !is_name(&name) {
             let reason =
                 "must be 1 to 100 letters, digits, '_', '.' or '-', the first a letter or a digit: it names a file";
-            return self.bad(key("name"), quoted(&name), reason);
+            return self.bad(format!("target[{number}].name"), quoted(&name), reason);
         }
+        let key = |field: &str| format!("target {name:?}.{field}");
         let url = match reqwest::Url::parse(&target.url.0) {
             Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => url,
             // The text may hold a password; what is wrong is said without it.
             Ok(_) => return self.bad(key("url"), "...", "must begin with http:// or https:// and name a host"),
+            Err(_) if !target.url.0.starts_with("http") => {
+                return self.bad(key("url"), "...", "must begin with http:// or https://");
+            }
             Err(error) => return self.bad(key("url"), "...", format!("is not a URL: {error}")),
         };
         let mut headers = HeaderMap::new();
@@ -263,12 +283,16 @@ impl Checker<'_> {
         let backoff = match Backoff::try_new(min_backoff, max_backoff) {
             Ok(backoff) => backoff,
             Err(error @ (InvalidBackoff::MaxBelowMin | InvalidBackoff::Zero)) => {
-                let value = quoted(&humantime::format_duration(max_backoff).to_string());
-                return self.bad(key("max_backoff"), value, error.to_string());
+                let values = format!(
+                    "{} and {}",
+                    humantime::format_duration(min_backoff),
+                    humantime::format_duration(max_backoff)
+                );
+                return self.bad(key("min_backoff and max_backoff"), values, error.to_string());
             }
         };
         Ok(target::Settings {
-            name,
+            name: name.clone(),
             url,
             remote_timeout: self.span(&key("remote_timeout"), target.remote_timeout, 30_000, 1)?,
             headers,
@@ -282,7 +306,7 @@ impl Checker<'_> {
     fn header_name(&self, key: &str, name: &str) -> Result<HeaderName, ConfigError> {
         match name.parse::<HeaderName>() {
             Ok(name) if RESERVED_HEADERS.contains(&name.as_str()) => {
-                self.bad(key, quoted(name.as_str()), "is a header that promrelay or HTTP itself sets")
+                self.bad(key, quoted(name.as_str()), "is a header that cannot be set here: promrelay or HTTP itself sets it (for basic authentication write user:password@ into a target's url)")
             }
             Ok(name) => Ok(name),
             Err(_) => self.bad(key, quoted(name), "is not the name of a header"),
@@ -389,7 +413,7 @@ mod tests {
             ("[server]\nmax_connections = 0\n", "server.max_connections = 0: must be at least 1"),
             ("[server]\nread_timeout = \"1ms\"\n", "server.read_timeout = \"1ms\": must be between 1s and a year"),
             ("[server]\nmax_in_flight_bytes = \"1MiB\"\n", "server.max_in_flight_bytes = \"1MiB\": must be at least"),
-            ("[server]\nforward_headers = [\"Host\"]\n", "server.forward_headers[0] = \"host\": is a header that"),
+            ("[server]\nforward_headers = [\"Host\"]\n", "server.forward_headers[0] = \"host\": is a header that cannot"),
             ("[server]\nforward_headers = [\"a b\"]\n", "server.forward_headers[0] = \"a b\": is not the name"),
         ] {
             let error = parse(&format!("{text}{TARGET}")).unwrap_err();
@@ -398,17 +422,29 @@ mod tests {
     }
 
     #[test]
+    fn no_error_shows_a_password() {
+        for lines in [
+            "url = \"http://u:hunter2@a/${NO_SUCH_VARIABLE}\"",
+            "url = \"u:hunter2@a\"",
+            "url = \"http://u:hunter2@a\" x",
+        ] {
+            let error = parse(&format!("[[target]]\nname = \"a\"\n{lines}\n")).unwrap_err();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
     fn a_wrong_target_is_named() {
         for (lines, expected) in [
             ("name = \"../a\"\nurl = \"http://a\"", "target[0].name = \"../a\": must be 1 to 100 letters"),
             ("name = \"\"\nurl = \"http://a\"", "target[0].name = \"\": must be"),
-            ("name = \"a\"\nurl = \"ftp://a\"", "target[0].url = ...: must begin with http:// or https://"),
-            ("name = \"a\"\nurl = \"a\"", "target[0].url = ...: is not a URL: relative URL without a base"),
+            ("name = \"a\"\nurl = \"ftp://a\"", "target \"a\".url = ...: must begin with http:// or https://"),
+            ("name = \"a\"\nurl = \"a\"", "target \"a\".url = ...: must begin with http:// or https://"),
             (
                 "name = \"a\"\nurl = \"http://a\"\nmax_backoff = \"1ms\"",
                 "max_backoff must not be less than min_backoff",
             ),
-            ("name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }", "is a header that promrelay"),
+            ("name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }", "is a header that cannot be set here"),
         ] {
             let error = parse(&format!("[[target]]\n{lines}\n")).unwrap_err();
             assert!(error.contains(expected), "{lines}: {error}");
@@ -428,7 +464,8 @@ mod tests {
             ("[serve]\n", "unknown field `serve`"),
         ] {
             let error = parse(&format!("{text}{TARGET}")).unwrap_err();
-            assert!(error.contains(expected) && error.contains("line"), "{text}: {error}");
+            assert!(error.contains(expected) && error.starts_with("config.toml:"), "{text}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
         }
     }
 }

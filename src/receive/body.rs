@@ -16,6 +16,7 @@ use super::rejection::Rejection;
 #[derive(Clone, Debug)]
 pub struct Budget {
     permits: Arc<Semaphore>,
+    permits_max: usize,
     limit: u64,
 }
 
@@ -26,14 +27,16 @@ impl Budget {
     /// Of so many bytes.
     #[must_use]
     pub fn new(limit: u64) -> Budget {
-        let permits = usize::try_from(limit / PERMIT_BYTES).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
-        Budget { permits: Arc::new(Semaphore::new(permits)), limit }
+        // A request has two shares, body and decompressed body, each rounded up.
+        let permits = usize::try_from(limit.div_ceil(PERMIT_BYTES) + 2).unwrap_or(usize::MAX);
+        let permits_max = permits.min(Semaphore::MAX_PERMITS);
+        Budget { permits: Arc::new(Semaphore::new(permits_max)), permits_max, limit }
     }
 
     /// Bytes in use now.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.limit.saturating_sub(self.permits.available_permits() as u64 * PERMIT_BYTES)
+        (self.permits_max - self.permits.available_permits()) as u64 * PERMIT_BYTES
     }
 
     /// Takes `bytes` out of the budget until the share is dropped. Never waits: who waits holds what others wait for.
@@ -246,7 +249,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_budget_is_shared_and_comes_back() {
-        let budget = Budget::new(10 << 10);
+        let budget = Budget::new(8 << 10);
         let (_, first) = read(Body::from(vec![0; 6 << 10]), 1 << 20, &budget).await.unwrap();
         assert_eq!(budget.used(), 6 << 10);
         let second = read(Body::from(vec![0; 6 << 10]), 1 << 20, &budget).await;

@@ -5,7 +5,7 @@
 //!            headers        bounded,       decompress, walk,    waits for the sync    *-Written on 2.0
 //!               |           not too slow   count, validate         |
 //!               v              v              v                    v
-//!              415          413 503        400 413 503            503 + Retry-After
+//!            415 400        413 503        400 413 503            503 + Retry-After
 //! ```
 //!
 //! # Promises
@@ -58,7 +58,7 @@ pub const PATHS: [&str; 6] =
 /// How long a request may wait for the writer to come to it.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Larger requests are inspected on a thread of their own: half a millisecond is what others may be made to wait.
+/// While a larger request is inspected, others are moved off this thread: half a millisecond is what they may be made to wait.
 const INLINE_BYTES_MAX: u64 = 1 << 20;
 
 /// How many series' labels are remembered as valid; eight bytes each.

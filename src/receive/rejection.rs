@@ -73,8 +73,8 @@ pub enum Rejection {
         /// How long it was tried.
         seconds: u64,
     },
-    /// The log did not take it.
-    #[error("{0}")]
+    /// The log did not take it. (Why it cannot be written is for its operator: see `/-/ready`.)
+    #[error("{}", match .0 { AppendError::Unavailable { .. } => "the log cannot be written".to_owned(), other => other.to_string() })]
     Log(AppendError),
     /// The relay is about to end.
     #[error("the relay is shutting down")]

@@ -3,11 +3,12 @@
 //! ```text
 //!  start   listen -> lock directory -> read savepoints -> recover log (new positions above all savepoints) -> targets -> serve
 //!  every second   sync savepoints that moved -> release segments that every target has settled
-//!  end     take no more requests -> answer those that are durable -> targets finish what is in flight (1.5 s)
-//!          -> sync savepoints -> seal the log
+//!  end     take no more requests -> answer those that are durable, seal the log; beside it targets finish what is in flight
+//!          (1.5 s) -> sync savepoints
 //! ```
 //!
-//! Nothing is decided here but the order of things.
+//! Decided here is the order of things, where a target [starts](starting_point), and what a full log gives up first
+//! ([housekeeping]).
 
 mod housekeeping;
 mod starting_point;
@@ -31,7 +32,7 @@ use crate::receive::Receiver;
 use crate::savepoint::{Reason, Store};
 use crate::target::{Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
-use crate::wal::{Closer, Log, Observer, Opened, Report, Step};
+use crate::wal::{Closer, Log, Observer, Opened, Report, Step, SyncMode};
 use crate::web;
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
@@ -111,7 +112,7 @@ impl Relay {
     /// Starts everything. Requests are taken when this returns.
     ///
     /// # Errors
-    /// [`StartError`]; nothing of it runs then.
+    /// [`StartError`]; nothing of it takes requests or sends any then.
     pub async fn start(config: Config) -> Result<Relay, StartError> {
         raise_file_limit();
         // First of all, so that a second relay with the same configuration does not touch the first one's log.
@@ -126,9 +127,9 @@ impl Relay {
         let registry = Registry::new();
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
-        let opened = Log::open(directory, config.wal, &store.marks(), observer).map_err(log_error)?;
+        let opened = Log::open(directory, config.wal, &store.floors(), observer).map_err(log_error)?;
         let Opened { log, appender, report, is_new, closer } = opened;
-        log_report(&report);
+        log_report(&report, config.wal.sync);
 
         let log_state = LogState { start: log.start(), end: log.readable(), is_new };
         let mut registrar = Registrar { dir, store, log: log.clone(), log_state, registry };
@@ -236,7 +237,7 @@ async fn supervise(target: Target, progress: Arc<Progress>) {
     }
 }
 
-fn log_report(report: &Report) {
+fn log_report(report: &Report, sync: SyncMode) {
     for (path, error) in &report.bad {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
         tracing::error!(path = %path.display(), reason = %format!("{error}{cause}"), "a file of the log cannot be used; it is left alone");
@@ -256,8 +257,13 @@ fn log_report(report: &Report) {
              it can still be delivered if the file is mended before the next start"
         );
     }
-    if report.torn_bytes > 0 {
+    if report.torn_bytes > 0 && sync == SyncMode::Always {
         tracing::info!(bytes = report.torn_bytes, "cut a torn tail off the log; it was never acknowledged");
+    } else if report.torn_bytes > 0 {
+        tracing::warn!(
+            bytes = report.torn_bytes,
+            "cut a torn tail off the log; some of it may have been acknowledged, since wal.sync is not \"always\""
+        );
     }
 }
 

@@ -87,7 +87,8 @@ impl web::Source for State {
         match self.log.health() {
             Health::Working => Ok(()),
             Health::Full => Err(format!(
-                "the log is full: {} of {} bytes; it takes requests again when targets have taken what they are owed",
+                "the log is full: there is no room for another segment ({} of {} bytes); it takes requests again when targets have \
+                 taken what they are owed",
                 self.log.disk_bytes(),
                 self.log.max_bytes()
             )),
@@ -119,7 +120,7 @@ impl web::Source for State {
             ready: self.ready().is_ok(),
             wal: status::Wal {
                 oldest: self.log.start().position.next().0.min(end.position.0),
-                durable: end.position.0,
+                durable: self.log.durable().0,
                 bytes: self.log.disk_bytes(),
                 max_bytes: self.log.max_bytes(),
                 segments: self

@@ -16,7 +16,7 @@ const PAGES: u64 = 3;
 pub struct Saved {
     /// Grows with every change.
     pub generation: u64,
-    /// Grows with every move by hand.
+    /// Grows with every move that is not a settlement.
     pub epoch: u64,
     /// The content.
     pub savepoint: Savepoint,

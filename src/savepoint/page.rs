@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   0 [8] magic "PRWSAVE\n"     8 u32 version, 1     12 u32 CRC32C over the page without these four bytes
-//!  16 u64 generation           24 u64 epoch: raised whenever somebody moves the savepoint by hand
+//!  16 u64 generation           24 u64 epoch: raised whenever the savepoint is moved otherwise than by settling
 //!  32 [16] log id              48 [16] boot id       64 i64 written, ms since 1970
 //!  72 u64 settled position     80 u64 settled total  88 u64 segment    96 u64 offset of the next record
 //! 104 u64 accepted  delivered  refused  filtered  expired  dropped  lost
@@ -28,7 +28,7 @@ const _: () = assert!(Reason::ALL.len() <= REASONS_MAX);
 pub struct Page {
     /// Grows with every change.
     pub generation: u64,
-    /// Grows with every move by hand.
+    /// Grows with every move that is not a settlement.
     pub epoch: u64,
     /// The log that the positions are of.
     pub log_id: [u8; 16],

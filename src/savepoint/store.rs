@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::file::{self, File, Saved, Writer};
-use crate::wal::{Mark, directory};
+use crate::wal::{Floor, directory};
 
 /// What there is of a name's savepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,10 +75,15 @@ impl Store {
         self.directory.join(format!("{name}.sp"))
     }
 
-    /// What each savepoint says is settled, with the log that it is of.
+    /// What each savepoint asks of the log.
     #[must_use]
-    pub fn marks(&self) -> Vec<([u8; 16], Mark)> {
-        self.pages.values().map(|page| (page.log_id, page.savepoint.settled)).collect()
+    pub fn floors(&self) -> Vec<Floor> {
+        let floor = |page: &super::Page| Floor {
+            log_id: page.log_id,
+            settled: page.savepoint.settled,
+            segment: page.savepoint.next.segment,
+        };
+        self.pages.values().map(floor).collect()
     }
 
     /// Names that ever had a savepoint.
@@ -149,7 +154,7 @@ mod tests {
 
     use super::super::{PAGE_LEN, Savepoint, Settled};
     use super::*;
-    use crate::wal::{Place, Position};
+    use crate::wal::{Mark, Place, Position};
 
     const LOG: [u8; 16] = [1; 16];
 
@@ -176,7 +181,8 @@ mod tests {
         file.sync(&saved(2)).unwrap();
         file.sync(&saved(3)).unwrap();
         assert_eq!(find(dir.path()), Found::Valid(saved(3)));
-        assert_eq!(Store::open(dir.path()).unwrap().marks(), [(LOG, saved(3).savepoint.settled)]);
+        let floors = Store::open(dir.path()).unwrap().floors();
+        assert_eq!((floors[0].log_id, floors[0].settled), (LOG, saved(3).savepoint.settled));
         assert_eq!(Store::open(dir.path()).unwrap().find("a", [2; 16]), Found::Foreign(saved(3)));
     }
 

@@ -27,8 +27,16 @@ pub struct Snapshot {
 
 #[derive(Debug)]
 struct Inner {
-    saved: Saved,
+    /// What `snapshot` shows of it, and which content it is.
+    generation: u64,
+    epoch: u64,
     snapshot: Snapshot,
+}
+
+impl Inner {
+    fn saved(&self) -> Saved {
+        Saved { generation: self.generation, epoch: self.epoch, savepoint: self.snapshot.savepoint }
+    }
 }
 
 /// See the module.
@@ -58,7 +66,7 @@ impl Progress {
             name,
             url,
             file,
-            inner: Mutex::new(Inner { saved, snapshot }),
+            inner: Mutex::new(Inner { generation: saved.generation, epoch: saved.epoch, snapshot }),
             synced_generation: AtomicU64::new(saved.generation),
             synced_position: AtomicU64::new(saved.savepoint.settled.position.0),
         }
@@ -84,20 +92,21 @@ impl Progress {
     /// Everything, at one moment.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let inner = self.inner();
-        Snapshot { savepoint: inner.saved.savepoint, ..inner.snapshot.clone() }
+        self.inner().snapshot.clone()
     }
 
     /// Books what became of everything up to `to`, in the live page of the savepoint first: what is told as delivered is still so
     /// after `kill -9`. Only one task settles a target. Blocks for a moment.
     pub fn settle(&self, to: Mark, next: Place, outcome: Settled) {
-        let mut saved = self.inner().saved;
+        let mut saved = self.inner().saved();
         saved.savepoint.settle(to, next, outcome);
         saved.generation += 1;
         if let Err(error) = self.file.write_live(&saved) {
             tracing::error!(target = self.name, %error, "cannot write the savepoint; after a crash more is sent again");
         }
-        self.inner().saved = saved;
+        let mut inner = self.inner();
+        inner.generation = saved.generation;
+        inner.snapshot.savepoint = saved.savepoint;
     }
 
     /// Nothing is pending.
@@ -113,14 +122,12 @@ impl Progress {
     /// The state changed.
     pub fn enter(&self, phase: Phase, reason: Option<String>, now_ms: i64) {
         let snapshot = &mut self.inner().snapshot;
-        if snapshot.phase != phase || snapshot.reason != reason {
-            // "Since" is of the state; the reason may change within it.
-            if snapshot.phase != phase {
-                snapshot.since_ms = now_ms;
-            }
-            snapshot.phase = phase;
-            snapshot.reason = reason;
+        // "Since" is of the state; the reason may change within it.
+        if snapshot.phase != phase {
+            snapshot.since_ms = now_ms;
         }
+        snapshot.phase = phase;
+        snapshot.reason = reason;
     }
 
     /// An answer came.
@@ -128,23 +135,22 @@ impl Progress {
         self.inner().snapshot.last_status = Some(status);
     }
 
-    /// Makes the savepoint durable, if it has changed. Blocks. Returns the position up to which the log is not needed for this
-    /// target, whatever happens.
+    /// Makes the savepoint durable, if it has changed. Blocks.
     ///
     /// # Errors
     /// What the system says; what was durable before still is.
-    pub fn sync(&self) -> io::Result<Position> {
-        let saved = self.inner().saved;
+    pub fn sync(&self) -> io::Result<()> {
+        let saved = self.inner().saved();
         if saved.generation != self.synced_generation.load(Ordering::Acquire) {
             if self.file.sync(&saved)? == Synced::InNewFile {
                 // It holds nothing newer than this; the live page may have.
-                let now = self.inner().saved;
+                let now = self.inner().saved();
                 self.file.write_live(&now)?;
             }
             self.synced_generation.store(saved.generation, Ordering::Release);
             self.synced_position.store(saved.savepoint.settled.position.0, Ordering::Release);
         }
-        Ok(self.synced_position())
+        Ok(())
     }
 
     /// Everything up to here is settled, and this is known even after a power cut.

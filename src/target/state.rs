@@ -1,18 +1,18 @@
 //! The states of a target, and how an attempt's outcome moves it from one to the next. Pure: time and chance are arguments.
 //!
 //! ```text
-//!                  a record is read                     retry
-//!   CaughtUp ----------------------------> Sending --------------> BackingOff
-//!      ^  '----------------------------------|  ^ <------------------'   the wait is over
-//!      |       nothing more to read          |  |
-//!      |                                     |  | settled, more to read
-//!      '---------- settled -------- Sending -'  '---------.
-//!                                     |  hold             | the wait is over
-//!                                     '------> Held ------'
+//!              a record is read                retry
+//!   CaughtUp -------------------> Sending -------------> BackingOff   retry: stays
+//!      ^                          |  ^  |                 |   |   ^
+//!      '--------------------------'  |  | hold       hold |   |   | retry
+//!        nothing more to read        |  '------> Held <---'   |   |
+//!                                    |             |  hold: stays |
+//!                                    '-------------+----------'   |
+//!                                        settled   '--------------'
 //! ```
 //!
 //! One request is in flight at a time, and a pause holds for the whole target, so the state of the target is the state of its one
-//! batch. The failures in a row are counted until something is settled; a held target waits longer than one that is merely down.
+//! batch. A target that is being tried again is still backing off, or held, until something is settled. The failures in a row are counted until something is settled; a held target waits longer than one that is merely down.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ pub enum Phase {
     BackingOff,
     /// Waiting after an answer that says nothing about the data; somebody must look.
     Held,
-    /// In the log's directory, not in the configuration: it holds its backlog until it is forgotten or space runs out.
+    /// In the log's directory, not in the configuration: it holds its backlog until space runs out. (No task, no transitions.)
     Orphan,
 }
 

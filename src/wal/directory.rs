@@ -107,7 +107,21 @@ impl Directory {
         Ok(rustix::fs::fsync(&self.handle)?)
     }
 
-    /// The segments' ids, ascending; left-over temporary files are removed.
+    /// Removes what an earlier process had allocated and not taken into use.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn remove_left_overs(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_name().to_str().is_some_and(|name| numbered(name, "next-", ".tmp").is_some()) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        Ok(())
+    }
+
+    /// The segments' ids, ascending.
     ///
     /// # Errors
     /// The directory cannot be listed.
@@ -118,8 +132,6 @@ impl Directory {
             let Some(name) = name.to_str() else { continue };
             if let Some(id) = numbered(name, "seg-", ".wal") {
                 ids.push(SegmentId(id));
-            } else if numbered(name, "next-", ".tmp").is_some() {
-                let _ = fs::remove_file(self.path.join(name));
             }
         }
         ids.sort_unstable();
@@ -179,6 +191,7 @@ mod tests {
         let left_over = directory.prepared_path(SegmentId(9));
         File::create(&left_over).unwrap();
         assert_eq!(directory.segments().unwrap(), [SegmentId(3), SegmentId(7)]);
+        directory.remove_left_overs().unwrap();
         assert!(!left_over.exists());
     }
 }

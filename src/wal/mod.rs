@@ -43,6 +43,7 @@ mod tests;
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -88,6 +89,17 @@ impl Options {
     pub fn record_bytes_max(segment_bytes: u64) -> u64 {
         segment_bytes.saturating_sub(DATA_START + SEAL_LEN) / record::ALIGN * record::ALIGN
     }
+}
+
+/// What a savepoint asks of the log: to begin nothing at or below it.
+#[derive(Clone, Copy, Debug)]
+pub struct Floor {
+    /// The log that it is of.
+    pub log_id: [u8; 16],
+    /// What is settled.
+    pub settled: Mark,
+    /// The segment that it names.
+    pub segment: SegmentId,
 }
 
 /// Whether appends work.
@@ -159,6 +171,8 @@ struct Shared {
     max_bytes: u64,
     segments: Mutex<BTreeMap<SegmentId, Arc<Segment>>>,
     readable: watch::Sender<Readable>,
+    /// The last position that a sync covered.
+    durable: AtomicU64,
     health: watch::Sender<Health>,
     busy: Busy,
     usage: DiskUsage,
@@ -232,7 +246,8 @@ impl Shared {
     fn set_health(&self, health: Health) {
         self.health.send_if_modified(|now| {
             let changed = *now != health;
-            if changed {
+            // The reason may change with every attempt; that it fails is said once.
+            if std::mem::discriminant(now) != std::mem::discriminant(&health) {
                 match &health {
                     Health::Working => tracing::info!("the log takes records again"),
                     Health::Full => tracing::error!(
@@ -243,6 +258,8 @@ impl Shared {
                         tracing::error!(%reason, "the log cannot be written: upstreams get 503 until it can");
                     }
                 }
+            }
+            if changed {
                 *now = health;
             }
             changed
@@ -293,7 +310,7 @@ impl Closer {
 impl Log {
     /// Opens the log in a directory, whatever its state, and starts its threads.
     ///
-    /// `savepoints` are the marks that targets have settled, each with the id of its log. After a crash that took the end of the log,
+    /// `savepoints` is what targets have settled. After a crash that took the end of the log,
     /// or when its segments were taken away, new positions start above them, so that no target takes a new record for one that it has
     /// settled. Those of another log mean nothing here, unless this one has just been made.
     ///
@@ -302,17 +319,17 @@ impl Log {
     pub fn open(
         directory: Directory,
         options: Options,
-        savepoints: &[([u8; 16], Mark)],
+        savepoints: &[Floor],
         observer: Arc<dyn Observer>,
     ) -> io::Result<Opened> {
         let usage = DiskUsage::default();
         let recovered = recovery::recover(&directory, &usage)?;
-        let ours = savepoints.iter().filter(|(log_id, _)| recovered.log_id.is_none_or(|ours| ours == *log_id));
-        let last = ours.fold(recovered.last, |last, (_, mark)| Mark {
-            position: last.position.max(mark.position),
-            total: last.total.max(mark.total),
-        });
-        let newest = directory.segments()?.last().copied().unwrap_or_default();
+        let (mut last, mut newest) = (recovered.last, recovered.newest);
+        for floor in savepoints.iter().filter(|floor| recovered.log_id.is_none_or(|ours| ours == floor.log_id)) {
+            last.position = last.position.max(floor.settled.position);
+            last.total = last.total.max(floor.settled.total);
+            newest = newest.max(floor.segment);
+        }
         let is_new = recovered.log_id.is_none();
         let shared = Arc::new(Shared {
             directory,
@@ -321,6 +338,7 @@ impl Log {
             max_bytes: options.max_bytes,
             segments: Mutex::default(),
             readable: watch::Sender::new(Readable { mark: last, place: Place::default() }),
+            durable: AtomicU64::new(last.position.0),
             health: watch::Sender::new(Health::Working),
             busy: Busy::default(),
             usage,
@@ -341,6 +359,12 @@ impl Log {
     #[must_use]
     pub fn readable(&self) -> Readable {
         self.shared.readable()
+    }
+
+    /// The last record that a sync covered. With [`SyncMode::Never`] nothing since the start.
+    #[must_use]
+    pub fn durable(&self) -> Position {
+        Position(self.shared.durable.load(Ordering::Acquire))
     }
 
     /// Wakes whenever more can be read.

@@ -13,16 +13,13 @@ use std::fmt;
 pub struct Position(pub u64);
 
 impl Position {
-    /// Before the first record.
-    pub const NONE: Position = Position(0);
-
     /// The position after this one.
     #[must_use]
     pub fn next(self) -> Position {
         Position(self.0 + 1)
     }
 
-    /// The position before this one; [`Position::NONE`] stays what it is.
+    /// The position before this one; 0 stays what it is.
     #[must_use]
     pub fn previous(self) -> Position {
         Position(self.0.saturating_sub(1))

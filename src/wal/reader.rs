@@ -122,7 +122,10 @@ impl Cursor {
             let (id, offset) = (at.segment.id(), at.offset);
             let extent = self.log.extent(&at.segment);
             if offset < extent.end {
-                return self.step_within(extent.end);
+                match self.step_within(extent.end) {
+                    Some(step) => return step,
+                    None => continue,
+                }
             }
             if let Some(gap) = self.gap_to(extent.last, "records at the end of a segment are damaged") {
                 return gap;
@@ -172,32 +175,34 @@ impl Cursor {
         }
     }
 
-    fn step_within(&mut self, end: u64) -> Step {
+    /// The next step within what is readable of the segment at hand; `None` after damage was stepped over.
+    fn step_within(&mut self, end: u64) -> Option<Step> {
         let mark = self.mark;
         let at = self.at.as_mut().expect("the caller found a place");
         let is_given_up = at.offset < self.given_up;
         let header = match at.segment.read_header(at.offset, end) {
             Ok(header) => header.filter(|header| header.position > mark.position),
-            Err(error) if !is_given_up => return Step::Unreadable(error),
+            Err(error) if !is_given_up => return Some(Step::Unreadable(error)),
             Err(_) => None,
         };
         let Some(header) = header else {
             // Damage. Whatever valid record comes next, the totals say what is missing before it.
             let search = at.segment.find_header(at.offset + record::ALIGN, end, mark.position);
             if search.was_unreadable && !is_given_up {
-                return Step::Unreadable(io::Error::other("a part of the log behind damage cannot be read"));
+                let error = io::Error::other("a part of the log behind damage cannot be read");
+                return Some(Step::Unreadable(error));
             }
             at.offset = search.found.map_or(end, |(offset, _)| offset);
-            return self.next_step();
+            return None;
         };
         let payload = match read_payload(&at.segment, at.offset, &header) {
             Ok(payload) => payload,
-            Err(error) if !is_given_up => return Step::Unreadable(error),
+            Err(error) if !is_given_up => return Some(Step::Unreadable(error)),
             Err(_) => None,
         };
         let before = Mark { position: header.position.previous(), total: header.total_before() };
         if let Some(gap) = self.gap_to(before, "records are damaged or missing") {
-            return gap;
+            return Some(gap);
         }
         let at = self.at.as_mut().expect("the caller found a place");
         at.offset += header.stored_len();
@@ -206,9 +211,9 @@ impl Cursor {
         match payload {
             Some((meta, body)) => {
                 self.mark = to;
-                Step::Record(Record { header, meta, body, next })
+                Some(Step::Record(Record { header, meta, body, next }))
             }
-            None => self.gap_to(to, "a record's body is damaged").expect("the header's position lies beyond the mark"),
+            None => self.gap_to(to, "a record's body is damaged"),
         }
     }
 }

@@ -21,9 +21,9 @@
 //!  40 i64 receive time      ms since 1970
 //!  48 u32 float samples   52 u32 histograms   56 u32 exemplars   60 u32 series
 //!  64 i64 smallest timestamp   72 i64 largest timestamp   (i64::MAX and i64::MIN where there is no sample)
-//!  80 u64 undurable         own position minus the durable position when it was written: any valid record proves that
-//!                           everything up to position - undurable had been synced, so a hole there is damage, above it a
-//!                           torn tail
+//!  80 u64 unacknowledged    own position minus that of the last record acknowledged when it was written: any valid record proves
+//!                           that everything up to position - unacknowledged had been answered 2xx, so a hole there is
+//!                           damage, above it a torn tail
 //!  88 u32 decoded length of the body
 //!  92 u32 metadata entries
 //!  96     zero up to 128
@@ -42,7 +42,8 @@ pub const HEADER_LEN: usize = 128;
 /// Records start at multiples of this: a cache line, and few places to probe when looking for the next valid record.
 pub const ALIGN: u64 = 64;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"PRW1");
+/// The first bytes of every record.
+pub(super) const MAGIC: [u8; 4] = *b"PRW1";
 
 const _: () = assert!((HEADER_LEN as u64).is_multiple_of(ALIGN));
 
@@ -105,12 +106,6 @@ impl TimeRange {
     /// Of nothing.
     pub const EMPTY: TimeRange = TimeRange { min: i64::MAX, max: i64::MIN };
 
-    /// Widens the range to hold `timestamp`.
-    pub fn include(&mut self, timestamp: i64) {
-        self.min = self.min.min(timestamp);
-        self.max = self.max.max(timestamp);
-    }
-
     /// Widens the range to hold `other`.
     pub fn merge(&mut self, other: TimeRange) {
         self.min = self.min.min(other.min);
@@ -143,7 +138,7 @@ pub struct Header {
     pub received_ms: i64,
     pub counts: Counts,
     pub times: TimeRange,
-    pub undurable: u64,
+    pub unacknowledged: u64,
     pub decoded_len: u32,
 }
 
@@ -155,7 +150,7 @@ impl Header {
     #[must_use]
     pub fn encode(&self, seat: &Seat) -> [u8; HEADER_LEN] {
         let mut bytes = [0u8; HEADER_LEN];
-        put(&mut bytes, 0, MAGIC.to_le_bytes());
+        put(&mut bytes, 0, MAGIC);
         put(&mut bytes, 8, self.position.0.to_le_bytes());
         put(&mut bytes, 16, self.total.to_le_bytes());
         put(&mut bytes, 24, self.body_len.to_le_bytes());
@@ -170,7 +165,7 @@ impl Header {
         put(&mut bytes, 60, self.counts.series.to_le_bytes());
         put(&mut bytes, 64, self.times.min.to_le_bytes());
         put(&mut bytes, 72, self.times.max.to_le_bytes());
-        put(&mut bytes, 80, self.undurable.to_le_bytes());
+        put(&mut bytes, 80, self.unacknowledged.to_le_bytes());
         put(&mut bytes, 88, self.decoded_len.to_le_bytes());
         put(&mut bytes, 92, self.counts.metadata.to_le_bytes());
         let crc = checksum(&bytes, seat);
@@ -181,7 +176,7 @@ impl Header {
     /// Reads the header at `seat`; `None` if there is no valid one.
     #[must_use]
     pub fn decode(bytes: &[u8; HEADER_LEN], seat: &Seat) -> Option<Header> {
-        if take::<4>(bytes, 0) != MAGIC.to_le_bytes() || u32::from_le_bytes(take(bytes, 4)) != checksum(bytes, seat) {
+        if take::<4>(bytes, 0) != MAGIC || u32::from_le_bytes(take(bytes, 4)) != checksum(bytes, seat) {
             return None;
         }
         Some(Header {
@@ -201,7 +196,7 @@ impl Header {
                 metadata: u32::from_le_bytes(take(bytes, 92)),
             },
             times: TimeRange { min: i64::from_le_bytes(take(bytes, 64)), max: i64::from_le_bytes(take(bytes, 72)) },
-            undurable: u64::from_le_bytes(take(bytes, 80)),
+            unacknowledged: u64::from_le_bytes(take(bytes, 80)),
             decoded_len: u32::from_le_bytes(take(bytes, 88)),
         })
     }
@@ -393,7 +388,7 @@ mod tests {
             received_ms: 1_769_850_000_123,
             counts: Counts { samples: 2000, histograms: 3, exemplars: 5, series: 2008, metadata: 1 },
             times: TimeRange { min: -5, max: 1_769_850_000_000 },
-            undurable: 4,
+            unacknowledged: 4,
             decoded_len: 600_000,
         }
     }

@@ -8,7 +8,7 @@
 //!  valid record ------> next record
 //!  anything else -----> look for the next valid record, every 64 bytes
 //!     found, and it proves that what is missing         damage: stepped over; readers count what is missing by the totals
-//!       was durable (its position - undurable)
+//!       was acknowledged (its position - unacknowledged)
 //!     none, or it does not prove it                     a torn tail: never acknowledged; the records end here, and what lies
 //!                                                       behind it, never acknowledged either, is cut with it
 //!     ... but some bytes could not be read              nobody knows what is there: the records end here for now
@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::directory::Directory;
-use super::position::{Mark, Position};
+use super::position::{Mark, Position, SegmentId};
 use super::record;
 use super::segment::{BadSegment, Closed, DATA_START, DiskUsage, Seal, Segment};
 
@@ -41,7 +41,8 @@ const JUMP: u64 = 1 << 32;
 pub struct Report {
     /// Segments that had no valid seal and were scanned.
     pub scanned: usize,
-    /// Bytes of a torn tail that were cut. Never acknowledged (with `sync = "always"`).
+    /// Bytes of a torn tail that were cut. Never acknowledged, as far as can be told; with another mode than
+    /// [`SyncMode::Always`](super::SyncMode::Always) a power cut may have taken the record that would tell.
     pub torn_bytes: u64,
     /// Damaged ranges that were stepped over in scanned segments.
     pub damaged: Vec<Damage>,
@@ -71,6 +72,8 @@ pub(super) struct Recovered {
     pub segments: Vec<Arc<Segment>>,
     /// The newest record and its running total.
     pub last: Mark,
+    /// The highest number of any segment file, usable or not.
+    pub newest: SegmentId,
     /// Of the log as a whole, if any of it is left.
     pub log_id: Option<[u8; 16]>,
     pub report: Report,
@@ -79,6 +82,8 @@ pub(super) struct Recovered {
 /// Reads the directory.
 pub(super) fn recover(directory: &Directory, usage: &DiskUsage) -> io::Result<Recovered> {
     let mut report = Report::default();
+    directory.remove_left_overs()?;
+    let newest = directory.segments()?.last().copied().unwrap_or_default();
     let found = open_all(directory, usage, &mut report)?;
     let newest_usable = found.last().map(|segment| segment.path().to_owned());
     let newest_is_unusable =
@@ -114,7 +119,7 @@ pub(super) fn recover(directory: &Directory, usage: &DiskUsage) -> io::Result<Re
         last.position.0 += JUMP;
         report.has_jumped = true;
     }
-    Ok(Recovered { segments, last, log_id, report })
+    Ok(Recovered { segments, last, newest, log_id, report })
 }
 
 /// The segments of this log, in order. Files of another log are left alone: the log is the one that most segments are of.
@@ -206,7 +211,7 @@ fn scan(segment: &Segment, end: Option<Position>) -> Scan {
 /// What lies behind a place without a valid record.
 #[derive(Default)]
 struct Hole {
-    /// A whole record that shows that the hole before it had been durable.
+    /// A whole record that shows that the hole before it had been acknowledged.
     proven: Option<(u64, record::Header)>,
     /// Valid records follow, but nothing shows that the hole was ever acknowledged.
     torn_bytes: u64,
@@ -221,8 +226,8 @@ fn next_proven(segment: &Segment, from: u64, limit: u64, last: Position) -> Hole
         hole.was_unreadable |= search.was_unreadable;
         let Some((at, header)) = search.found else { return hole };
         if body_may_be_whole(segment, at, &header) {
-            // Everything up to here had been synced when this record was written.
-            if header.position.0.saturating_sub(header.undurable) > last.0 {
+            // Everything up to here had been acknowledged when this record was written.
+            if header.position.0.saturating_sub(header.unacknowledged) > last.0 {
                 hole.proven = Some((at, header));
                 return hole;
             }

@@ -498,7 +498,7 @@ impl Segment {
             received_ms: seal.received_ms.1,
             counts: Counts::default(),
             times: seal.times,
-            undurable: 0,
+            unacknowledged: 0,
             decoded_len: 0,
         };
         let bytes = header.encode(&self.seat(offset));
@@ -576,7 +576,7 @@ impl Segment {
                 search.was_unreadable = true;
             } else {
                 for at in (0..window.len().saturating_sub(3)).step_by(record::ALIGN as usize) {
-                    if window[at..at + 4] != *b"PRW1" {
+                    if window[at..at + 4] != record::MAGIC {
                         continue;
                     }
                     let found = offset + at as u64;

@@ -34,7 +34,8 @@ impl Fixture {
     fn open_with(dir: &Path, sync: SyncMode, max_bytes: u64, floor: Mark) -> Fixture {
         let directory = Directory::open(dir).unwrap();
         let options = Options { segment_bytes: SEGMENT, max_bytes, sync };
-        let savepoints = [(log_id_in(&directory).unwrap_or_default(), floor)];
+        let log_id = log_id_in(&directory).unwrap_or_default();
+        let savepoints = [Floor { log_id, settled: floor, segment: SegmentId(0) }];
         let Opened { log, appender, report, closer, .. } =
             Log::open(directory, options, &savepoints, Arc::new(Silent)).unwrap();
         Fixture { log, appender: Some(appender), closer: Some(closer), report }
@@ -323,6 +324,42 @@ fn a_newest_segment_that_cannot_be_used_for_one_start_is_there_again_at_the_next
 }
 
 #[test]
+fn numbers_of_segments_are_never_used_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut newest = SegmentId(0);
+    for n in 1..=4 {
+        let directory = Directory::open(dir.path()).unwrap();
+        let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+        // Nothing is left of the log but what a savepoint says.
+        let floor = Floor { log_id: [0; 16], settled: Mark::default(), segment: newest };
+        let opened = Log::open(directory, options, &[floor], Arc::new(Silent)).unwrap();
+        let id = opened.log.segments()[0].id;
+        assert!(id > newest, "start {n}: {id} after {newest}");
+        newest = id;
+        drop(opened.appender);
+        opened.closer.close();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "an idle start leaves the lock and nothing else");
+    }
+}
+
+#[test]
+fn without_a_sync_a_hole_is_damage_to_acknowledged_data_and_what_lies_behind_it_is_kept() {
+    for sync in [SyncMode::Never, SyncMode::Interval(Duration::from_secs(60))] {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Fixture::open_with(dir.path(), sync, 16 * SEGMENT, Mark::default());
+        for n in 1..=10 {
+            fixture.append(n, 300).unwrap();
+        }
+        let path = fixture.log.shared.first_segment().unwrap().path().to_owned();
+        let copy = fixture.crash();
+        flip(&copy.0.path().join(path.file_name().unwrap()), DATA_START + 512 + 8);
+        let fixture = Fixture::open_with(copy.0.path(), sync, 16 * SEGMENT, Mark::default());
+        let (records, gaps) = fixture.read_all();
+        assert_eq!((records.len(), gaps), (9, vec![10]), "{sync:?}");
+    }
+}
+
+#[test]
 fn closed_segments_hold_no_file_open() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::open(dir.path());
@@ -429,7 +466,8 @@ fn a_savepoint_of_another_log_moves_no_positions() {
     fixture.append(1, 10).unwrap();
     fixture.close();
     let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
-    let foreign = [([0xee; 16], Mark { position: Position(100), total: 2000 })];
+    let settled = Mark { position: Position(100), total: 2000 };
+    let foreign = [Floor { log_id: [0xee; 16], settled, segment: SegmentId(0) }];
     let opened = Log::open(Directory::open(dir.path()).unwrap(), options, &foreign, Arc::new(Silent)).unwrap();
     assert_eq!(opened.log.readable().mark, Mark { position: Position(1), total: 10 });
 }

@@ -154,7 +154,7 @@ struct Active {
     segment: Arc<Segment>,
     /// Where the next record goes.
     offset: u64,
-    /// Of what is durable.
+    /// Of what is readable.
     seal: Seal,
 }
 
@@ -166,8 +166,8 @@ pub(super) struct Writer {
     active: Option<Active>,
     /// The last record that was given a position.
     appended: Mark,
-    /// The last record that a sync covered.
-    durable: Position,
+    /// The last record that was acknowledged: with [`SyncMode::Always`] a sync covered it.
+    acknowledged: Position,
     /// `max_size` was reached: nothing is taken, also not what would still fit, until there is a fresh segment.
     is_full: bool,
     /// Written but not synced (with a failing disk also: not even written).
@@ -184,7 +184,7 @@ impl Writer {
             sync,
             active: None,
             appended: last,
-            durable: last.position,
+            acknowledged: last.position,
             is_full: false,
             unsynced: VecDeque::new(),
             unsynced_bytes: 0,
@@ -303,7 +303,7 @@ impl Writer {
             received_ms: record.received_ms,
             counts: record.counts,
             times: record.times,
-            undurable: self.appended.position.0 - self.durable.0,
+            unacknowledged: self.appended.position.0 - self.acknowledged.0,
             decoded_len: record.decoded_len,
         };
         self.unsynced_bytes += header.stored_len();
@@ -378,7 +378,7 @@ impl Writer {
         match active.segment.sync() {
             Ok(()) => {
                 self.shared.observer.synced(started.elapsed(), self.unsynced.len());
-                self.durable = self.appended.position;
+                self.shared.durable.store(self.appended.position.0, Ordering::Release);
                 self.published();
             }
             Err(error) => self.poisoned(&error, "sync"),
@@ -406,6 +406,7 @@ impl Writer {
     }
 
     fn acknowledge_new(&mut self, first: usize) {
+        self.acknowledged = self.appended.position;
         for entry in self.unsynced.range_mut(first..) {
             if let Some(reply) = entry.reply.take() {
                 let _ = reply.send(Ok(Appended { position: entry.header.position }));
@@ -414,7 +415,7 @@ impl Writer {
     }
 
     /// A write or a sync failed: nobody knows what of it is on disk, and a second sync would lie. The segment ends where it was
-    /// durable, and what was not goes to a fresh one under the same positions.
+    /// readable, and what was not goes to a fresh one under the same positions.
     fn poisoned(&mut self, error: &io::Error, what: &str) {
         let active = self.active.take().expect("only an open segment fails");
         tracing::error!(
@@ -463,7 +464,7 @@ impl Writer {
         match result {
             Ok(()) => {
                 if self.sync != SyncMode::Never {
-                    self.durable = self.appended.position;
+                    self.shared.durable.store(self.appended.position.0, Ordering::Release);
                 }
                 self.published();
                 Ok(())

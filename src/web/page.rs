@@ -25,9 +25,8 @@ pub fn render(status: &Status) -> Html<String> {
     let wal = &status.wal;
     let _ = write!(
         page,
-        "<h1>promrelay <small>{} &middot; {ready}</small></h1>\n<p>The log holds positions {} to {} in {} of at most {}.</p>\n",
+        "<h1>promrelay <small>{} &middot; {ready}</small></h1>\n<p>The log is at position {} and takes {} of at most {}.</p>\n",
         status.version,
-        wal.oldest,
         wal.durable,
         bytesize::ByteSize(wal.bytes).display().iec(),
         bytesize::ByteSize(wal.max_bytes).display().iec(),
@@ -62,13 +61,16 @@ fn row(page: &mut String, target: &Target) {
         reason.unwrap_or_default(),
     );
     let _ = write!(page, "<td class=n>{}<td class=n>{}", samples.pending, behind(target.lag_seconds));
-    for count in [samples.delivered, samples.refused, samples.filtered, samples.expired] {
-        let _ = write!(page, "<td class=n>{count}");
-    }
-    for count in [samples.dropped, samples.lost] {
-        let class = if count > 0 { "n bad" } else { "n" };
+    let mut cell = |count: u64, is_bad: bool| {
+        let class = if is_bad && count > 0 { "n bad" } else { "n" };
         let _ = write!(page, "<td class=\"{class}\">{count}");
-    }
+    };
+    cell(samples.delivered, false);
+    cell(samples.refused, true);
+    cell(samples.filtered, false);
+    cell(samples.expired, false);
+    cell(samples.dropped, true);
+    cell(samples.lost, true);
     page.push_str("</tr>\n");
 }
 

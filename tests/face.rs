@@ -1,0 +1,169 @@
+//! What people and programs see of the relay: exit codes, messages, status, metrics, the page.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+mod support;
+
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use support::relay::Config;
+use support::request::{Protocol, numbered};
+use support::sink::Sink;
+use support::{client, eventually, free_address};
+
+const NOWHERE: &str = "http://user:secret@127.0.0.1:9/api/v1/write";
+
+fn promrelay(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_promrelay")).args(args).output().unwrap()
+}
+
+/// The exit code and the one line that was said.
+fn run(args: &[&str]) -> (i32, String) {
+    let output = promrelay(args);
+    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn help_and_version_say_what_it_is() {
+    let help = String::from_utf8(promrelay(&["--help"]).stdout).unwrap();
+    for expected in ["durable relay for Prometheus remote write", "--config", "check", "/api/v1/write"] {
+        assert!(help.contains(expected), "{expected} is not in\n{help}");
+    }
+    let version = String::from_utf8(promrelay(&["--version"]).stdout).unwrap();
+    assert_eq!(version, concat!("promrelay ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(promrelay(&["nonsense"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_wrong_configuration_ends_with_2_and_one_line_that_names_the_place() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let file = path.to_str().unwrap();
+    let target = "[[target]]\nname = \"a\"\nurl = \"http://a/\"\n";
+    for (text, expected) in [
+        (format!("{target}colour = \"red\"\n"), "c.toml:4:1: unknown field `colour`"),
+        (format!("[wal]\nmax_size = \"much\"\n{target}"), "c.toml:2:12: \"much\" is not a size"),
+        (format!("[wal]\nmax_size = \"1MiB\"\n{target}"), "wal.max_size = \"1MiB\": must be at least \"8MiB\""),
+        (format!("{target}max_in_flight = 3\n"), "unknown field `max_in_flight`"),
+        (String::new(), "there is no [[target]]"),
+    ] {
+        std::fs::write(&path, text).unwrap();
+        for command in [&["--config", file][..], &["check", "--config", file]] {
+            let (code, said) = run(command);
+            assert_eq!(code, 2, "{said}");
+            assert!(said.contains(expected) && said.lines().count() == 1, "{expected:?} is not in {said:?}");
+        }
+    }
+    let (code, said) = run(&["--config", "/nowhere/c.toml"]);
+    assert_eq!((code, said.lines().count()), (2, 1));
+    assert!(said.contains("cannot read /nowhere/c.toml: No such file"), "{said}");
+}
+
+#[tokio::test]
+async fn what_stops_a_start_is_said_in_one_line_and_ends_with_1() {
+    let relay = Config::new().target("a", NOWHERE, &[]).start().await;
+    let target = format!("[[target]]\nname = \"a\"\nurl = \"{NOWHERE}\"\n");
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let not_a_directory = dir.path().join("file");
+    std::fs::write(&not_a_directory, "").unwrap();
+    for (listen, wal_dir, expected) in [
+        (relay.address(), dir.path().join("data"), "cannot listen on"),
+        (free_address(), relay.wal_dir(), "another process (pid "),
+        (free_address(), not_a_directory.join("data"), "cannot use"),
+    ] {
+        let text = format!("[server]\nlisten = \"{listen}\"\n[wal]\ndir = {wal_dir:?}\n{target}");
+        std::fs::write(&path, text).unwrap();
+        let (code, said) = run(&["--config", path.to_str().unwrap()]);
+        assert_eq!((code, said.lines().count()), (1, 1), "{said}");
+        assert!(said.contains(expected), "{expected:?} is not in {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_status_has_the_shape_that_others_rely_on() {
+    let relay = Config::new().wal("max_size = \"64MiB\"").target("central", NOWHERE, &[]).start().await;
+    numbered(Protocol::V1, "s", 1).send(&client(), &relay.write_url()).await.unwrap();
+    let is_backing_off = async || {
+        let status = relay.status().await;
+        (status["targets"][0]["state"] == "backing_off").then_some(status)
+    };
+    let status = eventually("the target is away", Duration::from_secs(20), is_backing_off).await;
+    let keys = |value: &serde_json::Value| {
+        let mut keys: Vec<String> = value.as_object().unwrap().keys().cloned().collect();
+        keys.sort_unstable();
+        keys.join(" ")
+    };
+    assert_eq!(keys(&status), "ready targets version wal");
+    assert_eq!(keys(&status["wal"]), "bytes durable max_bytes oldest segments");
+    assert_eq!(keys(&status["wal"]["segments"][0]), "bytes first id last");
+    let target = &status["targets"][0];
+    assert_eq!(keys(target), "lag_seconds last_status name pending reason required samples settled since state url");
+    assert_eq!(keys(&target["pending"]), "bytes records samples");
+    assert_eq!(keys(&target["samples"]), "accepted delivered dropped expired filtered lost pending refused");
+    assert_eq!(target["url"], "http://127.0.0.1:9/api/v1/write", "without user info");
+    assert_eq!((&status["wal"]["durable"], &status["wal"]["oldest"]), (&1.into(), &1.into()));
+    assert!(target["pending"]["bytes"].as_u64().unwrap() > 0);
+    assert!(!relay.log().contains("secret") && !relay.metrics().await.contains("secret"));
+}
+
+#[tokio::test]
+async fn the_page_shows_each_target_and_escapes_what_it_answered() {
+    let sink = Sink::start().await;
+    sink.script(|_| support::sink::Answer::status(503).body("<script>alert(1)</script>"));
+    let relay = Config::new().wal("max_size = \"64MiB\"").target("central", &sink.url(), &[]).start().await;
+    numbered(Protocol::V1, "s", 1).send(&client(), &relay.write_url()).await.unwrap();
+    let shows = async || {
+        let page = client().get(relay.url("/")).send().await.unwrap();
+        assert_eq!(page.headers()["content-type"], "text/html; charset=utf-8");
+        let page = page.text().await.unwrap();
+        page.contains("&lt;script&gt;").then_some(page)
+    };
+    let page = eventually("the page shows the answer", Duration::from_secs(20), shows).await;
+    assert!(page.contains("central") && page.contains("backing off") && !page.contains("<script>"), "{page}");
+}
+
+#[tokio::test]
+async fn no_proxy_of_the_environment_and_no_sighup_changes_anything() {
+    let sink = Sink::start().await;
+    let mut relay = Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &[]).prepare();
+    let proxy = "http_proxy=http://127.0.0.1:9 HTTP_PROXY=http://127.0.0.1:9 all_proxy=http://127.0.0.1:9";
+    relay.config = relay.config.clone().run_by(&[&["env"][..], &proxy.split(' ').collect::<Vec<_>>()].concat());
+    relay.start().await;
+    let pid = std::fs::read_to_string(relay.wal_dir().join("LOCK")).unwrap();
+    assert!(Command::new("kill").args(["-HUP", pid.trim()]).status().unwrap().success());
+    numbered(Protocol::V1, "s", 1).send(&client(), &relay.write_url()).await.unwrap();
+    relay.drained(Duration::from_secs(20)).await;
+    assert_eq!(sink.counts().samples, 1);
+    let said = async || relay.log().contains("SIGHUP is ignored").then_some(());
+    eventually("it is said", Duration::from_secs(20), said).await;
+}
+
+#[tokio::test]
+async fn lag_and_pending_bytes_are_never_nothing_while_something_is_pending() {
+    let sink = Sink::start().await;
+    sink.script(|_| support::sink::Answer::status(503));
+    let mut relay =
+        Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &["max_backoff = \"50ms\""]).start().await;
+    for number in 1..=300 {
+        numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+    }
+    // Also after starts that leave nothing behind in the log.
+    relay.restart().await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sink.script(|_| support::sink::Answer::status(204).delay(Duration::from_millis(3)));
+    let mut looks = 0;
+    loop {
+        let target = relay.status().await["targets"][0].clone();
+        if target["pending"]["records"] == 0 {
+            break;
+        }
+        if target["last_status"] == 204 {
+            looks += 1;
+            assert!(target["lag_seconds"].as_f64().unwrap() > 0.0, "{target}");
+            assert!(target["pending"]["bytes"].as_u64().unwrap() > 0, "{target}");
+        }
+    }
+    assert!(looks > 5, "only {looks} looks while it was draining");
+}
