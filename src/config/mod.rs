@@ -413,7 +413,10 @@ mod tests {
             ("[server]\nmax_connections = 0\n", "server.max_connections = 0: must be at least 1"),
             ("[server]\nread_timeout = \"1ms\"\n", "server.read_timeout = \"1ms\": must be between 1s and a year"),
             ("[server]\nmax_in_flight_bytes = \"1MiB\"\n", "server.max_in_flight_bytes = \"1MiB\": must be at least"),
-            ("[server]\nforward_headers = [\"Host\"]\n", "server.forward_headers[0] = \"host\": is a header that cannot"),
+            (
+                "[server]\nforward_headers = [\"Host\"]\n",
+                "server.forward_headers[0] = \"host\": is a header that cannot",
+            ),
             ("[server]\nforward_headers = [\"a b\"]\n", "server.forward_headers[0] = \"a b\": is not the name"),
         ] {
             let error = parse(&format!("{text}{TARGET}")).unwrap_err();
@@ -444,7 +447,10 @@ mod tests {
                 "name = \"a\"\nurl = \"http://a\"\nmax_backoff = \"1ms\"",
                 "max_backoff must not be less than min_backoff",
             ),
-            ("name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }", "is a header that cannot be set here"),
+            (
+                "name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }",
+                "is a header that cannot be set here",
+            ),
         ] {
             let error = parse(&format!("[[target]]\n{lines}\n")).unwrap_err();
             assert!(error.contains(expected), "{lines}: {error}");

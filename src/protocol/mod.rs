@@ -134,8 +134,11 @@ impl Offences {
 
     fn add(&mut self, series: u32, offence: Offence) {
         self.count += 1;
-        if self.first.len() < Offences::KEPT_MAX {
-            self.first.push((series, offence));
+        // They may be found out of order.
+        let place = self.first.partition_point(|(earlier, _)| *earlier < series);
+        if place < Offences::KEPT_MAX {
+            self.first.insert(place, (series, offence));
+            self.first.truncate(Offences::KEPT_MAX);
         }
     }
 

@@ -200,6 +200,12 @@ fn float_custom_and_stale_histograms_have_rules_of_their_own() {
     assert_eq!(problem(stale), None, "V2-87");
 }
 
+#[test]
+fn metadata_that_no_decoder_takes_is_malformed() {
+    assert_eq!(walk1(&[0x1a, 4, 0x08, 1, 0x12, 0]).unwrap().metadata, 1);
+    assert!(walk1(&[0x1a, 2, 0x10, 1]).is_err(), "the name as a number");
+}
+
 fn request2(symbols: &[&str], series: pb2::TimeSeries) -> Vec<u8> {
     let symbols = symbols.iter().map(|symbol| (*symbol).to_owned()).collect();
     pb2::Request { symbols, timeseries: vec![series] }.encode_to_vec()

@@ -135,6 +135,20 @@ impl<'a> Fields<'a> {
         self.take(usize::try_from(len).unwrap_or(usize::MAX))
     }
 
+    /// Skips length-delimited fields with this tag for as long as they are shorter than 128 bytes and whole: the others are for
+    /// [`Fields::next_field`].
+    #[inline]
+    pub fn skip_short(&mut self, tag: u8) {
+        let before = self.bytes;
+        while let [first, len @ 0..0x80, rest @ ..] = self.bytes
+            && *first == tag
+            && let Some(rest) = rest.get(usize::from(*len)..)
+        {
+            self.bytes = rest;
+        }
+        self.offset += before.len() - self.bytes.len();
+    }
+
     /// The next field's number and value; `None` at the end.
     ///
     /// # Errors
