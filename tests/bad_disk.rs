@@ -154,12 +154,13 @@ async fn what_cannot_be_read_at_one_start_is_there_at_the_next() {
     }
     let sink = Sink::start().await;
     let mut relay = died_with(20, &sink).await;
-    let wrapper = "strace -D -f -qq -o /dev/null -e trace=madvise -e inject=madvise:error=EIO";
-    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
-    relay.start().await;
-    assert!(relay.log().contains("part of the log cannot be read now"), "{}", relay.log());
-    relay.kill_9().await;
-    relay.config = relay.config.clone().run_by(&[]);
+    let strace = "strace -f -qq -o /dev/null -e trace=madvise -e inject=madvise:error=EIO";
+    let mut command = std::process::Command::new("strace");
+    command.args(strace.split(' ').skip(1)).arg(env!("CARGO_BIN_EXE_promrelay")).arg("--config");
+    let output = command.arg(relay.config_path()).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot open the log in") && said.contains("Input/output error"), "{said}");
     relay.start().await;
     sink.stored(20, SOON).await;
     sink.assert_strict();
@@ -172,20 +173,33 @@ async fn a_read_that_fails_for_a_moment_loses_nothing() {
         return;
     }
     let sink = Sink::start().await;
-    let mut relay = died_with(20, &sink).await;
-    // Each thread that reads fails at its third to sixth time.
-    let wrapper = "strace -D -f -qq -o /dev/null -e trace=madvise -e inject=madvise:error=EIO:when=90..94";
-    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
-    relay.start().await;
-    for number in 21..=120 {
-        numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+    sink.script(|_| support::sink::Answer::status(503));
+    let relay =
+        Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &["max_backoff = \"300ms\""]).start().await;
+    for number in 1..=100 {
+        let answer = numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+        assert_eq!(answer.status(), 204);
     }
-    sink.stored(120, SOON).await;
+    // Each thread that reads fails at its third to sixth time.
+    let pid = std::fs::read_to_string(relay.wal_dir().join("LOCK")).unwrap();
+    let strace = "-f -qq -o /dev/null -e trace=madvise -e inject=madvise:error=EIO:when=3..6 -p";
+    let mut strace = tokio::process::Command::new("strace")
+        .args(strace.split(' '))
+        .arg(pid.trim())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let status = format!("/proc/{}/status", pid.trim());
+    let is_traced = async || (!std::fs::read_to_string(&status).unwrap().contains("TracerPid:\t0")).then_some(());
+    eventually("strace is there", SOON, is_traced).await;
+    sink.script(|_| support::sink::Answer::status(204));
     relay.drained(SOON).await;
     let ledger = &ledger::of_status(&relay.status().await)["a"];
-    assert_eq!(ledger.delivered(), 120);
+    assert_eq!((ledger.accepted, ledger.delivered()), (100, 100));
     assert!(relay.log().contains("the log cannot be read; it is tried again"), "the test has failed no read");
+    assert_eq!(sink.counts().samples, 100);
     sink.assert_strict();
+    strace.kill().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -249,4 +263,37 @@ async fn nobody_reading_our_log_lines_stops_nothing() {
     relay.drained(SOON).await;
     let (status, _) = relay.terminate().await;
     assert!(status.success(), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_before_a_sync_that_fails_survives_kill_9() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    let config = Config::new().wal("max_size = \"64MiB\"").wal("sync = \"50ms\"");
+    let mut relay = config.target("a", "http://127.0.0.1:9/", &[]).prepare();
+    // From the second sync of records on, none works any more.
+    let wrapper = "strace -D -f -qq -o /dev/null -e trace=fdatasync -e inject=fdatasync:error=EIO:when=6+";
+    relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
+    relay.start().await;
+    let mut acknowledged = Vec::new();
+    for number in 1..=200 {
+        let answer = numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+        match answer.status().as_u16() {
+            204 => acknowledged.push(number),
+            503 => break,
+            other => panic!("{other}"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(acknowledged.len() > 5 && acknowledged.len() < 200, "{}", acknowledged.len());
+    relay.kill_9().await;
+    relay.config = relay.config.clone().run_by(&[]).target("a", &sink.url(), &[]);
+    relay.start().await;
+    sink.stored(acknowledged.len() as u64, SOON).await;
+    relay.drained(SOON).await;
+    let stored = sink.samples("numbered{series=\"s\"}").len();
+    assert!(stored >= acknowledged.len(), "{stored} of {}", acknowledged.len());
+    sink.assert_strict();
 }

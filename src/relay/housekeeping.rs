@@ -60,7 +60,7 @@ impl State {
         }
         for orphan in self.targets.iter().filter(|target| !passed(target)) {
             let from = orphan.progress.snapshot().savepoint.settled;
-            let samples = to.total - from.total;
+            let samples = to.total.saturating_sub(from.total);
             tracing::error!(
                 target = orphan.progress.name(),
                 samples,

@@ -32,7 +32,7 @@ use crate::receive::Receiver;
 use crate::savepoint::{Reason, Store};
 use crate::target::{Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
-use crate::wal::{Closer, Log, Observer, Opened, Report, Step, SyncMode};
+use crate::wal::{Closer, Log, Observer, Opened, RecoveryError, Report, Step, SyncMode};
 use crate::web;
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
@@ -56,9 +56,18 @@ pub enum StartError {
     /// The log's directory (`wal.dir`).
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// Reading the directory or starting threads.
+    /// Something of the log cannot be read now. Nothing of it was changed.
     #[error("cannot open the log in {}", path.display())]
     Log {
+        /// Where.
+        path: PathBuf,
+        /// What and why.
+        #[source]
+        source: RecoveryError,
+    },
+    /// The directory of savepoints.
+    #[error("cannot read the savepoints in {}", path.display())]
+    Savepoints {
         /// Where.
         path: PathBuf,
         /// What the system says.
@@ -121,13 +130,14 @@ impl Relay {
         let address = listener.local_addr().map_err(listen_error)?;
 
         let dir = config.wal_dir.clone();
-        let log_error = |source| StartError::Log { path: dir.clone(), source };
         let directory = Directory::open(&config.wal_dir)?;
-        let store = Store::open(&config.wal_dir).map_err(log_error)?;
+        let store =
+            Store::open(&config.wal_dir).map_err(|source| StartError::Savepoints { path: dir.clone(), source })?;
         let registry = Registry::new();
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
-        let opened = Log::open(directory, config.wal, &store.floors(), observer).map_err(log_error)?;
+        let opened = Log::open(directory, config.wal, &store.floors(), observer)
+            .map_err(|source| StartError::Log { path: dir.clone(), source })?;
         let Opened { log, appender, report, is_new, closer } = opened;
         log_report(&report, config.wal.sync);
 
@@ -153,7 +163,7 @@ impl Relay {
             if let Step::Record(record) = log.cursor(settled.settled, settled.next).next_step() {
                 target.progress.owes(record.header.received_ms);
             }
-            let samples = log_state.end.mark.total - target.progress.snapshot().savepoint.settled.total;
+            let samples = log_state.end.mark.total.saturating_sub(settled.settled.total);
             tracing::warn!(
                 target = name,
                 samples,
@@ -246,15 +256,6 @@ fn log_report(report: &Report, sync: SyncMode) {
         tracing::error!(
             path = %damage.path.display(), offset = damage.offset, bytes = damage.bytes,
             "part of the log is damaged; each target counts what it loses"
-        );
-    }
-    for path in &report.unreadable {
-        tracing::error!(path = %path.display(), "part of the log cannot be read now; the file is left alone and read again at the next start");
-    }
-    if report.has_jumped {
-        tracing::error!(
-            "the newest file of the log cannot be used now: what is in it cannot be counted; new positions start far above it, so that \
-             it can still be delivered if the file is mended before the next start"
         );
     }
     if report.torn_bytes > 0 && sync == SyncMode::Always {

@@ -53,8 +53,8 @@ struct Owed {
 
 fn owed(log: &Log, snapshot: &Snapshot, end: Mark, now_ms: i64) -> Owed {
     let Savepoint { settled, next, ledger } = snapshot.savepoint;
-    let pending = end.total - settled.total;
-    let records = end.position.0 - settled.position.0;
+    let pending = end.total.saturating_sub(settled.total);
+    let records = end.position.0.saturating_sub(settled.position.0);
     let lag_seconds = match snapshot.oldest_pending_ms {
         Some(received_ms) if records > 0 => ((now_ms - received_ms).max(0) as f64) / 1000.0,
         _ => 0.0,

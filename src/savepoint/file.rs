@@ -4,7 +4,7 @@ use std::fs::{self, File as FsFile, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 
 use super::Savepoint;
 use super::page::{PAGE_LEN, Page};
@@ -44,14 +44,11 @@ pub struct File {
     path: PathBuf,
     name: String,
     writer: Writer,
-    file: Mutex<Pages>,
-}
-
-#[derive(Debug)]
-pub(super) struct Pages {
-    file: Arc<FsFile>,
-    /// Which of the two synced pages is written next.
-    pub(super) next_synced: u64,
+    file: Mutex<Arc<FsFile>>,
+    /// Which of the two synced pages is written next. Held while one is being synced.
+    next_synced: Mutex<u64>,
+    /// The generation of the live page: an older content never takes its place.
+    live: Mutex<u64>,
 }
 
 impl File {
@@ -63,14 +60,26 @@ impl File {
         }
         // The synced page that holds the newest content stays until the other one is durable.
         let newest = newest_page(&file).map_or(1, |(page, _)| page);
-        let pages = Pages { file: Arc::new(file), next_synced: if newest == 1 { 2 } else { 1 } };
-        let opened = File { path, name, writer, file: Mutex::new(pages) };
+        let next_synced = if newest == 1 { 2 } else { 1 };
+        let opened = File {
+            path,
+            name,
+            writer,
+            file: Mutex::new(Arc::new(file)),
+            next_synced: Mutex::new(next_synced),
+            live: Mutex::new(0),
+        };
         opened.sync(&last)?;
         Ok(opened)
     }
 
-    pub(super) fn pages(&self) -> MutexGuard<'_, Pages> {
-        self.file.lock().expect("no holder of this lock panics")
+    #[cfg(test)]
+    pub(super) fn next_synced(&self) -> u64 {
+        *self.next_synced.lock().unwrap()
+    }
+
+    fn file(&self) -> Arc<FsFile> {
+        self.file.lock().expect("no holder of this lock panics").clone()
     }
 
     fn page(&self, saved: &Saved) -> Box<[u8; PAGE_LEN]> {
@@ -92,9 +101,13 @@ impl File {
     /// What the system says; the synced pages hold.
     pub fn write_live(&self, saved: &Saved) -> io::Result<()> {
         let page = self.page(saved);
-        // Not under the lock of a sync that may take long.
-        let file = self.pages().file.clone();
-        file.write_all_at(&*page, 0)
+        let mut live = self.live.lock().expect("no holder of this lock panics");
+        if saved.generation < *live {
+            return Ok(());
+        }
+        self.file().write_all_at(&*page, 0)?;
+        *live = saved.generation;
+        Ok(())
     }
 
     /// Writes one of the two synced pages and syncs: survives a power cut. A sync that failed is not retried: what it should have
@@ -104,19 +117,17 @@ impl File {
     /// What the system says, when a new file does not work either.
     pub fn sync(&self, saved: &Saved) -> io::Result<Synced> {
         let page = self.page(saved);
-        let mut pages = self.pages();
-        let target = pages.next_synced;
-        let written = pages
-            .file
-            .write_all_at(&*page, target * PAGE_LEN as u64)
-            .and_then(|()| Ok(rustix::fs::fdatasync(&*pages.file)?));
+        let mut next_synced = self.next_synced.lock().expect("no holder of this lock panics");
+        let file = self.file();
+        let written =
+            file.write_all_at(&*page, *next_synced * PAGE_LEN as u64).and_then(|()| Ok(rustix::fs::fdatasync(&*file)?));
         if let Err(error) = written {
             tracing::error!(path = %self.path.display(), %error, "syncing a savepoint failed; it goes to a new file");
-            pages.file = Arc::new(self.replace(&page)?);
-            pages.next_synced = 1;
+            let replacement = Arc::new(self.replace(&page)?);
+            *self.file.lock().expect("no holder of this lock panics") = replacement;
             return Ok(Synced::InNewFile);
         }
-        pages.next_synced = if target == 1 { 2 } else { 1 };
+        *next_synced = if *next_synced == 1 { 2 } else { 1 };
         Ok(Synced::InPlace)
     }
 

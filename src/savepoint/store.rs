@@ -208,7 +208,7 @@ mod tests {
             // Each opening writes one synced page; the other must hold what was there before.
             let before = find(dir.path());
             let file = Store::open(dir.path()).unwrap().open_file("a", LOG, saved(generation)).unwrap();
-            let next = file.pages().next_synced;
+            let next = file.next_synced();
             let raw = FsFile::options().read(true).write(true).open(dir.path().join("savepoints/a.sp")).unwrap();
             let written = if next == 1 { 2 } else { 1 };
             let mut bytes = [0; PAGE_LEN];

@@ -41,7 +41,6 @@ pub mod writer;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -54,7 +53,7 @@ use allocator::Allocator;
 use directory::Directory;
 pub use position::{Mark, Place, Position, Readable, SegmentId};
 pub use reader::{Cursor, Record, Step};
-pub use recovery::Report;
+pub use recovery::{RecoveryError, Report};
 use segment::{DATA_START, DiskUsage, SEAL_LEN, Segment};
 use writer::Writer;
 pub use writer::{AppendError, Appended, Appender, Ticket};
@@ -143,20 +142,17 @@ struct Extent {
 /// After this time in one write or sync the disk is said to hang.
 const HANGS_AFTER: Duration = Duration::from_secs(5);
 
-/// Since when the writer has been at the group at hand.
+/// Since when the writer has been at work without waiting for records.
 #[derive(Debug, Default)]
 struct Busy(Mutex<Option<Instant>>);
 
 impl Busy {
-    fn begin(&self) -> impl Drop + '_ {
-        struct End<'a>(&'a Busy);
-        impl Drop for End<'_> {
-            fn drop(&mut self) {
-                *self.0.0.lock().expect("no holder of this lock panics") = None;
-            }
-        }
-        *self.0.lock().expect("no holder of this lock panics") = Some(Instant::now());
-        End(self)
+    fn begin(&self) {
+        self.0.lock().expect("no holder of this lock panics").get_or_insert_with(Instant::now);
+    }
+
+    fn end(&self) {
+        *self.0.lock().expect("no holder of this lock panics") = None;
     }
 
     fn since(&self) -> Option<Duration> {
@@ -315,22 +311,22 @@ impl Log {
     /// settled. Those of another log mean nothing here, unless this one has just been made.
     ///
     /// # Errors
-    /// The directory cannot be listed, or threads cannot be started. A disk that cannot be written is no error: see [`Health`].
+    /// [`RecoveryError`]: something cannot be read now. A disk that cannot be written is no error: see [`Health`].
     pub fn open(
         directory: Directory,
         options: Options,
         savepoints: &[Floor],
         observer: Arc<dyn Observer>,
-    ) -> io::Result<Opened> {
+    ) -> Result<Opened, RecoveryError> {
         let usage = DiskUsage::default();
-        let recovered = recovery::recover(&directory, &usage)?;
+        let recovered = recovery::recover(&directory, &usage, savepoints)?;
         let (mut last, mut newest) = (recovered.last, recovered.newest);
         for floor in savepoints.iter().filter(|floor| recovered.log_id.is_none_or(|ours| ours == floor.log_id)) {
             last.position = last.position.max(floor.settled.position);
             last.total = last.total.max(floor.settled.total);
             newest = newest.max(floor.segment);
         }
-        let is_new = recovered.log_id.is_none();
+        let is_new = recovered.is_empty;
         let shared = Arc::new(Shared {
             directory,
             log_id: recovered.log_id.unwrap_or_else(random_id),

@@ -20,7 +20,7 @@ use bytes::Bytes;
 use super::Shared;
 use super::position::{Mark, Place, Position};
 use super::record::{self, Header, Meta};
-use super::segment::{DATA_START, Segment};
+use super::segment::{DATA_START, PAGE, Segment};
 
 /// What a cursor came upon.
 #[derive(Debug)]
@@ -188,11 +188,13 @@ impl Cursor {
         let Some(header) = header else {
             // Damage. Whatever valid record comes next, the totals say what is missing before it.
             let search = at.segment.find_header(at.offset + record::ALIGN, end, mark.position);
-            if search.was_unreadable && !is_given_up {
-                let error = io::Error::other("a part of the log behind damage cannot be read");
-                return Some(Step::Unreadable(error));
-            }
-            at.offset = search.found.map_or(end, |(offset, _)| offset);
+            at.offset = match (search.found, search.unreadable) {
+                (_, Some(error)) if !is_given_up => return Some(Step::Unreadable(error)),
+                (Some((offset, _)), _) => offset,
+                // Only as much as had to be given up: what lies behind may be readable soon.
+                (None, Some(_)) => (at.offset / PAGE + 1) * PAGE,
+                (None, None) => end,
+            };
             return None;
         };
         let payload = match read_payload(&at.segment, at.offset, &header) {

@@ -11,7 +11,6 @@
 //!       was acknowledged (its position - unacknowledged)
 //!     none, or it does not prove it                     a torn tail: never acknowledged; the records end here, and what lies
 //!                                                       behind it, never acknowledged either, is cut with it
-//!     ... but some bytes could not be read              nobody knows what is there: the records end here for now
 //! ```
 //!
 //! A segment ends where the next one of the same log begins: records at or above its first position do not exist.
@@ -19,22 +18,36 @@
 //! After the scan the seal is written behind the last record that counts, and the unused rest of the file is given back, so that a
 //! loop of crashes does not fill the disk. A segment in which nothing was ever written is deleted.
 //!
-//! **An error is not damage.** What cannot be read, opened or understood at this start may be read at the next: such a file is not
-//! sealed, cut or deleted, and if it might hold the newest records, new positions start far above any that it could have.
-//!
-//! Nothing here fails for damage: what cannot be used is reported and left alone.
+//! **An error is not damage.** What the disk does not give at this start it may give at the next, and what a later version wrote that
+//! version can read: so such a start ends with the error, and nothing is sealed, cut or deleted for it. Damage (checksums that are wrong)
+//! and files that are not ours never stop a start: they are reported and left alone.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::Floor;
 use super::directory::Directory;
 use super::position::{Mark, Position, SegmentId};
 use super::record;
 use super::segment::{BadSegment, Closed, DATA_START, DiskUsage, Seal, Segment};
 
-/// How far positions jump over a file that may hold the newest records and cannot be read now: more records than any segment holds.
-const JUMP: u64 = 1 << 32;
+/// The log cannot be opened now, and nothing of it was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoveryError {
+    /// A file of it.
+    #[error("{}", path.display())]
+    Segment {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: BadSegment,
+    },
+    /// The directory, or a thread.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
 
 /// What was found at start, for the log and for people.
 #[derive(Debug, Default)]
@@ -48,10 +61,6 @@ pub struct Report {
     pub damaged: Vec<Damage>,
     /// Files that could not be used; they are left alone.
     pub bad: Vec<(PathBuf, BadSegment)>,
-    /// Files of which a part could not be read; they are left alone, and scanned again at the next start.
-    pub unreadable: Vec<PathBuf>,
-    /// New positions start so far above the others that whatever an unusable newest file holds lies below them.
-    pub has_jumped: bool,
 }
 
 /// A damaged range of a segment.
@@ -76,68 +85,91 @@ pub(super) struct Recovered {
     pub newest: SegmentId,
     /// Of the log as a whole, if any of it is left.
     pub log_id: Option<[u8; 16]>,
+    /// No usable segment was there.
+    pub is_empty: bool,
     pub report: Report,
 }
 
-/// Reads the directory.
-pub(super) fn recover(directory: &Directory, usage: &DiskUsage) -> io::Result<Recovered> {
+/// Reads the directory. `savepoints` name the log that they are of.
+pub(super) fn recover(
+    directory: &Directory,
+    usage: &DiskUsage,
+    savepoints: &[Floor],
+) -> Result<Recovered, RecoveryError> {
     let mut report = Report::default();
     directory.remove_left_overs()?;
     let newest = directory.segments()?.last().copied().unwrap_or_default();
     let found = open_all(directory, usage, &mut report)?;
-    let newest_usable = found.last().map(|segment| segment.path().to_owned());
-    let newest_is_unusable =
-        report.bad.iter().any(|(path, error)| error.may_hold_records() && Some(path) > newest_usable.as_ref());
-    let log_id = found.last().map(|segment| segment.header().log_id);
+    let ours = choose_log(&found, savepoints);
+    let (found, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|(segment, _)| Some(segment.header().log_id) == ours);
+    report.bad.extend(others.into_iter().map(|(other, _)| (other.path().to_owned(), BadSegment::OtherLog)));
 
+    let is_empty = found.is_empty();
     let mut segments = Vec::new();
     let mut last = Mark::default();
-    let mut newest_is_certain = true;
     let ends: Vec<Option<Position>> =
-        (1..=found.len()).map(|next| found.get(next).map(|segment| segment.header().before.position)).collect();
-    for (mut segment, end) in found.into_iter().zip(ends) {
-        let before = segment.header().before;
-        if before.position >= last.position && before.total < last.total {
-            segment.shift_totals(last.total - before.total);
-        }
-        let (seal, is_certain) = match segment.read_seal() {
-            Some(seal) => (seal, true),
-            None => scan_and_seal(&segment, end, &mut report),
+        (1..=found.len()).map(|next| found.get(next).map(|(segment, _)| segment.header().before.position)).collect();
+    for ((segment, seal), end) in found.into_iter().zip(ends) {
+        let seal = match seal {
+            Some(seal) => seal,
+            None => scan_and_seal(&segment, end, &mut report).map_err(cannot_read(&segment))?,
         };
-        newest_is_certain = is_certain;
+        // The header alone says which positions were in use.
         raise(&mut last, segment.header().before);
         raise(&mut last, seal.last);
-        // The header alone has said which positions were in use.
-        if seal.records == 0 && (segment.is_sealed() || segment.is_blank().unwrap_or(false)) {
+        if seal.records == 0 && (segment.is_sealed() || segment.is_blank().map_err(cannot_read(&segment))?) {
             let _ = std::fs::remove_file(segment.path());
             continue;
         }
         segment.close(Closed { last: seal.last, end: seal.data_end });
+        segment.release_file();
         segments.push(Arc::new(segment));
     }
-    if newest_is_unusable || !newest_is_certain {
-        last.position.0 += JUMP;
-        report.has_jumped = true;
-    }
-    Ok(Recovered { segments, last, newest, log_id, report })
+    Ok(Recovered { segments, last, newest, log_id: ours, is_empty, report })
 }
 
-/// The segments of this log, in order. Files of another log are left alone: the log is the one that most segments are of.
-fn open_all(directory: &Directory, usage: &DiskUsage, report: &mut Report) -> io::Result<Vec<Segment>> {
+fn cannot_read(segment: &Segment) -> impl FnOnce(io::Error) -> RecoveryError {
+    let path = segment.path().to_owned();
+    move |error| RecoveryError::Segment { path, source: BadSegment::Io(error) }
+}
+
+/// The segments in order, with their seals.
+fn open_all(
+    directory: &Directory,
+    usage: &DiskUsage,
+    report: &mut Report,
+) -> Result<Vec<(Segment, Option<Seal>)>, RecoveryError> {
     let mut found = Vec::new();
     for id in directory.segments()? {
         let path = directory.segment_path(id);
         match Segment::open(path.clone(), id, usage) {
-            Ok(segment) => found.push(segment),
+            Ok(segment) => {
+                let seal = segment.read_seal().map_err(cannot_read(&segment))?;
+                if seal.is_some() {
+                    // A backlog has more segments than a process may have files.
+                    segment.release_file();
+                }
+                found.push((segment, seal));
+            }
+            Err(source @ (BadSegment::Io(_) | BadSegment::Version { .. })) => {
+                return Err(RecoveryError::Segment { path, source });
+            }
             Err(error) => report.bad.push((path, error)),
         }
     }
-    let of_log = |log_id: [u8; 16]| found.iter().filter(|segment| segment.header().log_id == log_id).count();
-    // Of two with as many, the older: it was there first.
-    let ours = found.iter().rev().map(|segment| segment.header().log_id).max_by_key(|log_id| of_log(*log_id));
-    let (ours, others): (Vec<_>, Vec<_>) = found.into_iter().partition(|segment| Some(segment.header().log_id) == ours);
-    report.bad.extend(others.into_iter().map(|segment| (segment.path().to_owned(), BadSegment::OtherLog)));
-    Ok(ours)
+    Ok(found)
+}
+
+/// Which log this is, if there are segments of more than one (somebody has brought some): the one that savepoints are of, else
+/// the one that most segments are of, of two the older. Without a segment it is still the one that savepoints are of.
+fn choose_log(found: &[(Segment, Option<Seal>)], savepoints: &[Floor]) -> Option<[u8; 16]> {
+    let saved = |log_id: [u8; 16]| savepoints.iter().filter(|floor| floor.log_id == log_id).count();
+    let of_log = |log_id: [u8; 16]| found.iter().filter(|(segment, _)| segment.header().log_id == log_id).count();
+    let in_files = found.iter().rev().map(|(segment, _)| segment.header().log_id);
+    in_files
+        .max_by_key(|log_id| (saved(*log_id), of_log(*log_id)))
+        .or_else(|| savepoints.iter().map(|floor| floor.log_id).max_by_key(|log_id| saved(*log_id)))
 }
 
 fn raise(mark: &mut Mark, to: Mark) {
@@ -145,16 +177,12 @@ fn raise(mark: &mut Mark, to: Mark) {
     mark.total = mark.total.max(to.total);
 }
 
-/// Scans a segment, and seals it if all of it could be read. Says whether.
-fn scan_and_seal(segment: &Segment, end: Option<Position>, report: &mut Report) -> (Seal, bool) {
+/// Scans a segment and seals it.
+fn scan_and_seal(segment: &Segment, end: Option<Position>, report: &mut Report) -> io::Result<Seal> {
     report.scanned += 1;
-    let scan = scan(segment, end);
+    let scan = scan(segment, end)?;
     for (offset, bytes) in scan.damaged {
         report.damaged.push(Damage { path: segment.path().to_owned(), offset, bytes });
-    }
-    if scan.was_unreadable {
-        report.unreadable.push(segment.path().to_owned());
-        return (scan.seal, false);
     }
     report.torn_bytes += scan.torn_bytes;
     if scan.seal.records > 0
@@ -162,7 +190,7 @@ fn scan_and_seal(segment: &Segment, end: Option<Position>, report: &mut Report) 
     {
         tracing::warn!(path = %segment.path().display(), %error, "cannot seal a segment; it will be scanned again at the next start");
     }
-    (scan.seal, true)
+    Ok(scan.seal)
 }
 
 struct Scan {
@@ -171,37 +199,31 @@ struct Scan {
     /// Offsets and lengths.
     damaged: Vec<(u64, u64)>,
     torn_bytes: u64,
-    /// Behind the last record that counts some bytes could not be read.
-    was_unreadable: bool,
 }
 
 /// Steps through a segment's records. `end` is the last position that may count.
-fn scan(segment: &Segment, end: Option<Position>) -> Scan {
+fn scan(segment: &Segment, end: Option<Position>) -> io::Result<Scan> {
     let limit = segment.data_end_max();
     let seal = Seal::empty(segment.header().before);
-    let mut scan = Scan { seal, damaged: Vec::new(), torn_bytes: 0, was_unreadable: false };
+    let mut scan = Scan { seal, damaged: Vec::new(), torn_bytes: 0 };
     let mut offset = DATA_START;
     loop {
         let expected = scan.seal.last.position.next();
-        let here = segment.read_header(offset, limit);
-        scan.was_unreadable = here.is_err();
-        let here = here.ok().flatten().filter(|header| header.position >= expected);
-        let (at, header) = match here.filter(|header| body_may_be_whole(segment, offset, header)) {
-            Some(header) => (offset, header),
-            None => {
-                let hole = next_proven(segment, offset + record::ALIGN, limit, scan.seal.last.position);
-                scan.was_unreadable |= hole.was_unreadable;
+        let here = segment.read_header(offset, limit)?.filter(|header| header.position >= expected);
+        let (at, header) = match here {
+            Some(header) if body_is_whole(segment, offset, &header)? => (offset, header),
+            _ => {
+                let hole = look_behind(segment, offset + record::ALIGN, limit, scan.seal.last.position)?;
                 let Some((at, header)) = hole.proven else {
                     scan.torn_bytes = hole.torn_bytes.max(here.map_or(0, |header| header.stored_len()));
-                    return scan;
+                    return Ok(scan);
                 };
                 scan.damaged.push((offset, at - offset));
                 (at, header)
             }
         };
         if end.is_some_and(|end| header.position > end) {
-            scan.was_unreadable = false;
-            return scan;
+            return Ok(scan);
         }
         offset = at + header.stored_len();
         scan.seal.include(&header, offset);
@@ -215,21 +237,22 @@ struct Hole {
     proven: Option<(u64, record::Header)>,
     /// Valid records follow, but nothing shows that the hole was ever acknowledged.
     torn_bytes: u64,
-    was_unreadable: bool,
 }
 
-fn next_proven(segment: &Segment, from: u64, limit: u64, last: Position) -> Hole {
+fn look_behind(segment: &Segment, from: u64, limit: u64, last: Position) -> io::Result<Hole> {
     let mut hole = Hole::default();
     let mut offset = from;
     loop {
         let search = segment.find_header(offset, limit, last);
-        hole.was_unreadable |= search.was_unreadable;
-        let Some((at, header)) = search.found else { return hole };
-        if body_may_be_whole(segment, at, &header) {
+        if let Some(error) = search.unreadable {
+            return Err(error);
+        }
+        let Some((at, header)) = search.found else { return Ok(hole) };
+        if body_is_whole(segment, at, &header)? {
             // Everything up to here had been acknowledged when this record was written.
             if header.position.0.saturating_sub(header.unacknowledged) > last.0 {
                 hole.proven = Some((at, header));
-                return hole;
+                return Ok(hole);
             }
             hole.torn_bytes = at + header.stored_len() - from;
         }
@@ -237,11 +260,8 @@ fn next_proven(segment: &Segment, from: u64, limit: u64, last: Position) -> Hole
     }
 }
 
-/// Whether nothing speaks against the body. One that cannot be read now may be whole: its header is, and that is enough to step on.
-fn body_may_be_whole(segment: &Segment, offset: u64, header: &record::Header) -> bool {
+fn body_is_whole(segment: &Segment, offset: u64, header: &record::Header) -> io::Result<bool> {
     let mut payload = vec![0; usize::try_from(header.payload_len()).expect("a record fits its segment")];
-    match segment.copy(offset + record::HEADER_LEN as u64, &mut payload) {
-        Ok(()) => record::payload_crc(&[], &payload) == header.body_crc,
-        Err(_) => true,
-    }
+    segment.copy(offset + record::HEADER_LEN as u64, &mut payload)?;
+    Ok(record::payload_crc(&[], &payload) == header.body_crc)
 }

@@ -51,7 +51,7 @@ pub const FORMAT_VERSION: u32 = 1;
 const SEAL_BODY_LEN: usize = 64;
 const MAGIC: &[u8; 8] = b"PRWSEG\r\n";
 const SEGMENT_HEADER_LEN: usize = 96;
-const PAGE: u64 = 4096;
+pub(super) const PAGE: u64 = 4096;
 
 const _: () = assert!(DATA_START.is_multiple_of(record::ALIGN) && SEAL_LEN.is_multiple_of(record::ALIGN));
 
@@ -147,14 +147,6 @@ pub enum BadSegment {
     },
 }
 
-impl BadSegment {
-    /// Whether records of this log may be in it. (What is not a segment, or was renamed or brought by somebody, holds none.)
-    #[must_use]
-    pub fn may_hold_records(&self) -> bool {
-        matches!(self, BadSegment::Io(_) | BadSegment::Version { .. } | BadSegment::HeaderChecksum)
-    }
-}
-
 /// What a sealed segment holds, without scanning it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seal {
@@ -200,12 +192,12 @@ pub struct Closed {
 }
 
 /// What a search for the next record came to.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Search {
     /// The record's offset and header.
     pub found: Option<(u64, Header)>,
     /// Some bytes on the way could not be read: they may hold records.
-    pub was_unreadable: bool,
+    pub unreadable: Option<io::Error>,
 }
 
 /// Bytes on disk that belong to the log, counted until the last user of a deleted file is gone.
@@ -317,8 +309,6 @@ pub struct Segment {
     file: Mutex<Option<Arc<File>>>,
     map: MmapRaw,
     closed: OnceLock<Closed>,
-    /// Added to every total in the file: see [`Segment::shift_totals`].
-    shift: u64,
     sealed: AtomicBool,
     charge: Charge,
 }
@@ -327,16 +317,7 @@ impl Segment {
     fn map(file: File, path: PathBuf, header: SegmentHeader, charge: Charge) -> io::Result<Segment> {
         let map = MmapOptions::new().map_raw_read_only(&file)?;
         let file = Mutex::new(Some(Arc::new(file)));
-        Ok(Segment {
-            header,
-            path,
-            file,
-            map,
-            closed: OnceLock::new(),
-            shift: 0,
-            sealed: AtomicBool::new(false),
-            charge,
-        })
+        Ok(Segment { header, path, file, map, closed: OnceLock::new(), sealed: AtomicBool::new(false), charge })
     }
 
     /// Opens an existing file.
@@ -347,7 +328,7 @@ impl Segment {
         // Read-only files are read all the same; they only cannot be sealed.
         let file = OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path))?;
         let metadata = file.metadata()?;
-        if metadata.len() < DATA_START {
+        if metadata.len() < DATA_START + SEAL_LEN {
             return Err(BadSegment::Foreign);
         }
         let mut bytes = [0u8; SEGMENT_HEADER_LEN];
@@ -365,14 +346,6 @@ impl Segment {
     #[must_use]
     pub fn header(&self) -> &SegmentHeader {
         &self.header
-    }
-
-    /// The segment was begun when the one before it could not be used, so its totals do not know of the records in there. Now it can:
-    /// totals here count from where those end, or they would go back. Targets that have passed it already see the difference as
-    /// lost, which it is for them.
-    pub fn shift_totals(&mut self, by: u64) {
-        self.header.before.total += by;
-        self.shift += by;
     }
 
     /// The number of the segment.
@@ -445,9 +418,13 @@ impl Segment {
         Ok(rustix::fs::fdatasync(&*self.file()?)?)
     }
 
-    /// Tells readers that nothing will follow. Seal it before, if it is to be sealed: from now on it is not written any more.
+    /// Tells readers that nothing will follow.
     pub fn close(&self, closed: Closed) {
         self.closed.set(closed).expect("a segment is closed once");
+    }
+
+    /// From now on it is not written any more.
+    pub fn release_file(&self) {
         self.file.lock().expect("no holder of this lock panics").take();
     }
 
@@ -491,7 +468,7 @@ impl Segment {
             kind: Kind::Seal,
             flags: 0,
             position: seal.last.position,
-            total: seal.last.total - self.shift,
+            total: seal.last.total,
             body_len: SEAL_BODY_LEN as u32,
             meta_len: 0,
             body_crc: record::payload_crc(&[], &body),
@@ -523,29 +500,32 @@ impl Segment {
         self.sealed.load(Ordering::Relaxed)
     }
 
-    /// Reads the seal.
-    #[must_use]
-    pub fn read_seal(&self) -> Option<Seal> {
+    /// Reads the seal, if there is a valid one.
+    ///
+    /// # Errors
+    /// The bytes cannot be read *now*.
+    pub fn read_seal(&self) -> io::Result<Option<Seal>> {
         let offset = self.data_end_max();
         let mut bytes = [0u8; SEAL_LEN as usize];
-        self.copy(offset, &mut bytes).ok()?;
-        let (header, body) = bytes.split_first_chunk::<HEADER_LEN>()?;
-        let header = Header::decode(header, &self.seat(offset))?;
+        self.copy(offset, &mut bytes)?;
+        let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().expect("a seal is longer than a header");
+        let Some(header) = Header::decode(header, &self.seat(offset)) else { return Ok(None) };
         let data_end = u64::from_le_bytes(take(body, 0));
         let fits = header.kind == Kind::Seal
             && header.body_len as usize == SEAL_BODY_LEN
             && header.body_crc == record::payload_crc(&[], body)
             && (DATA_START..=offset).contains(&data_end);
-        fits.then(|| {
-            self.sealed.store(true, Ordering::Relaxed);
-            Seal {
-                last: Mark { position: header.position, total: header.total.saturating_add(self.shift) },
-                data_end,
-                records: u64::from_le_bytes(take(body, 8)),
-                times: header.times,
-                received_ms: (i64::from_le_bytes(take(body, 16)), header.received_ms),
-            }
-        })
+        if !fits {
+            return Ok(None);
+        }
+        self.sealed.store(true, Ordering::Relaxed);
+        Ok(Some(Seal {
+            last: Mark { position: header.position, total: header.total },
+            data_end,
+            records: u64::from_le_bytes(take(body, 8)),
+            times: header.times,
+            received_ms: (i64::from_le_bytes(take(body, 16)), header.received_ms),
+        }))
     }
 
     /// The header of the record at `offset`, if there is a valid one whose record ends at or before `end`.
@@ -558,8 +538,7 @@ impl Segment {
         }
         let mut bytes = [0u8; HEADER_LEN];
         self.copy(offset, &mut bytes)?;
-        let header = Header::decode(&bytes, &self.seat(offset))
-            .map(|header| Header { total: header.total.saturating_add(self.shift), ..header });
+        let header = Header::decode(&bytes, &self.seat(offset));
         Ok(header.filter(|header| header.kind != Kind::Seal && offset + header.stored_len() <= end))
     }
 
@@ -572,8 +551,8 @@ impl Segment {
         while offset + HEADER_LEN as u64 <= end {
             let page_end = (offset / PAGE + 1) * PAGE;
             let window = &mut page[..usize::try_from(page_end.min(end) - offset).expect("at most a page")];
-            if self.copy(offset, window).is_err() {
-                search.was_unreadable = true;
+            if let Err(error) = self.copy(offset, window) {
+                search.unreadable = Some(error);
             } else {
                 for at in (0..window.len().saturating_sub(3)).step_by(record::ALIGN as usize) {
                     if window[at..at + 4] != record::MAGIC {
@@ -586,7 +565,7 @@ impl Segment {
                             return search;
                         }
                         Ok(_) => {}
-                        Err(_) => search.was_unreadable = true,
+                        Err(error) => search.unreadable = Some(error),
                     }
                 }
             }

@@ -35,7 +35,8 @@ impl Fixture {
         let directory = Directory::open(dir).unwrap();
         let options = Options { segment_bytes: SEGMENT, max_bytes, sync };
         let log_id = log_id_in(&directory).unwrap_or_default();
-        let savepoints = [Floor { log_id, settled: floor, segment: SegmentId(0) }];
+        let floor = Floor { log_id, settled: floor, segment: SegmentId(0) };
+        let savepoints = if floor.settled == Mark::default() { vec![] } else { vec![floor] };
         let Opened { log, appender, report, closer, .. } =
             Log::open(directory, options, &savepoints, Arc::new(Silent)).unwrap();
         Fixture { log, appender: Some(appender), closer: Some(closer), report }
@@ -292,35 +293,73 @@ fn a_segment_of_another_log_is_left_alone_and_destroys_nothing() {
 }
 
 #[test]
-fn a_newest_segment_that_cannot_be_used_for_one_start_is_there_again_at_the_next() {
+fn a_segment_of_a_later_version_stops_the_start_and_nothing_is_touched() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::open(dir.path());
-    for n in 1..=15 {
+    for n in 1..=30 {
         fixture.append(n, 5000).unwrap();
     }
-    let newest = fixture.log.shared.segments().values().last().unwrap().path().to_owned();
+    let segments: Vec<_> = fixture.log.shared.segments().values().map(|segment| segment.path().to_owned()).collect();
     fixture.close();
-    let set_version = |version: u8| {
-        let file = OpenOptions::new().write(true).open(&newest).unwrap();
+    let set_version = |path: &Path, version: u8| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
         file.write_all_at(&[version], 8).unwrap();
     };
-    set_version(2);
+    let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+    for segment in [&segments[0], segments.last().unwrap()] {
+        set_version(segment, 2);
+        let directory = Directory::open(dir.path()).unwrap();
+        let error = Log::open(directory, options, &[], Arc::new(Silent)).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(source, "has format 2; this program reads format 1");
+        set_version(segment, 1);
+    }
     let fixture = Fixture::open(dir.path());
-    assert!(fixture.report.has_jumped);
-    let appended = fixture.append(200, 10).unwrap();
-    assert!(appended.position > Position(1 << 32));
-    let before = fixture.read_all().0.len();
-    assert!(before < 16);
+    assert_eq!(fixture.read_all(), (numbered(1..=30), vec![]));
+}
+
+#[test]
+fn which_log_it_is_is_said_by_the_savepoints_and_not_by_what_somebody_brought() {
+    let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let fixture = Fixture::open(dir.path());
+    fixture.append(1, 10).unwrap();
+    let log_id = fixture.log.id();
     fixture.close();
-    set_version(1);
+    let fixture = Fixture::open(other.path());
+    for n in 1..=40 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let brought: Vec<_> = fixture.log.segments().iter().map(|segment| segment.id).filter(|id| id.0 > 1).collect();
+    fixture.close();
+    for id in &brought {
+        let name = format!("seg-{:020}.wal", id.0);
+        std::fs::copy(other.path().join(&name), dir.path().join(&name)).unwrap();
+    }
+    let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+    let floor = Floor { log_id, settled: Mark::default(), segment: SegmentId(1) };
+    let open = |dir: &Path| Log::open(Directory::open(dir).unwrap(), options, &[floor], Arc::new(Silent)).unwrap();
+    let opened = open(dir.path());
+    assert_eq!((opened.log.id(), opened.report.bad.len()), (log_id, brought.len()));
+    assert_eq!(read_from(&opened.log, opened.log.start(), Place::default()), (numbered(1..=1), vec![]));
+    // And it is the same log when nothing of it is left.
+    let empty = tempfile::tempdir().unwrap();
+    assert_eq!(open(empty.path()).log.id(), log_id);
+}
+
+#[test]
+fn what_was_acknowledged_before_its_sync_is_kept_in_its_file_until_it_is_somewhere_else() {
+    let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::open(dir.path());
-    let (records, gaps) = fixture.read_all();
-    assert_eq!(records[..15], numbered(1..=15), "nothing that was acknowledged is gone");
-    assert_eq!(records[15..], [(appended.position.0, 200)]);
-    assert_eq!(gaps.iter().sum::<u64>(), 0, "the jump itself is of no samples: {gaps:?}");
-    // Who had passed the file while it could not be used has lost what is in it.
-    let passed = Mark { position: appended.position, total: 10 * (before as u64) };
-    assert_eq!(read_from(&fixture.log, passed, Place::default()), (vec![], vec![160 - passed.total]));
+    for n in 1..=3 {
+        fixture.append(n, 300).unwrap();
+    }
+    let segment = fixture.log.shared.first_segment().unwrap();
+    // The writer leaves a failed segment without abandoning it: all is there. Then it abandons what was not durable.
+    let ends = DATA_START + 512;
+    assert!(segment.read_header(ends, DATA_START + 3 * 512).unwrap().is_some());
+    segment.abandon(ends);
+    assert!(segment.read_header(ends, DATA_START + 3 * 512).unwrap().is_none());
+    assert!(segment.read_header(DATA_START, DATA_START + 3 * 512).unwrap().is_some());
 }
 
 #[test]

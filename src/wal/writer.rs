@@ -204,6 +204,7 @@ impl Writer {
     fn run(mut self, jobs: &Receiver<Job>) {
         let _watch = DeathWatch(self.shared.clone());
         while let Some(group) = self.next_group(jobs) {
+            self.shared.busy.begin();
             if !group.is_empty() {
                 self.commit(group);
             } else if self.active.is_none() {
@@ -213,6 +214,7 @@ impl Writer {
             if self.sync_is_due() {
                 self.sync_unsynced();
             }
+            self.shared.busy.end();
         }
         self.finish();
     }
@@ -250,8 +252,6 @@ impl Writer {
 
     /// Appends a group, a part for each segment that it reaches into.
     fn commit(&mut self, group: Vec<Job>) {
-        let shared = self.shared.clone();
-        let _busy = shared.busy.begin();
         let mut jobs = VecDeque::from(group);
         while !jobs.is_empty() {
             // After a failure the records that were acknowledged without a sync come first, or nothing comes.
@@ -422,17 +422,23 @@ impl Writer {
             path = %active.segment.path().display(), %error, records = self.unsynced.len(),
             "{what} of the log failed; the records that were not durable go to a fresh segment"
         );
-        self.abandon(&active);
-        let _ = self.rescue();
+        let has_acknowledged = self.unsynced.iter().any(|entry| entry.reply.is_none());
+        active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+        let is_rescued = self.rescue().is_ok();
+        // What was acknowledged before its sync is nowhere else on disk until then.
+        if is_rescued || !has_acknowledged {
+            self.abandon(&active);
+        }
+        active.segment.release_file();
     }
 
-    /// Leaves a segment whose disk has failed. Without a durable record it is of no use to anybody.
+    /// Takes away what a segment holds beyond its durable records. Without any it is of no use to anybody.
     fn abandon(&self, failed: &Active) {
         failed.segment.abandon(failed.seal.data_end);
-        failed.segment.close(Closed { last: failed.seal.last, end: failed.seal.data_end });
         if failed.seal.records == 0 {
             self.shared.remove_segment(failed.segment.id());
-            self.allocator.delete(vec![failed.segment.path().to_owned()]);
+            // At once: after a crash its header would cut off what the segment before it holds beyond its durable records.
+            let _ = std::fs::remove_file(failed.segment.path());
         }
     }
 
@@ -457,7 +463,9 @@ impl Writer {
             });
             attempt.map_err(|error| {
                 let active = self.active.take().expect("just opened");
+                active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
                 self.abandon(&active);
+                active.segment.release_file();
                 Unavailable::Failed(format!("writing to a fresh segment: {error}"))
             })
         });
@@ -547,6 +555,7 @@ impl Writer {
             tracing::warn!(path = %old.segment.path().display(), %error, "cannot seal a segment; it will be scanned at the next start");
         }
         old.segment.close(Closed { last: old.seal.last, end: old.seal.data_end });
+        old.segment.release_file();
     }
 
     /// The last sync, and a seal so that the next start has nothing to scan.
