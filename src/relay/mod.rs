@@ -7,8 +7,8 @@
 //!          (1.5 s) -> sync savepoints
 //! ```
 //!
-//! Decided here is the order of things, where a target [starts](starting_point), and what a full log gives up first
-//! ([housekeeping]).
+//! Decided here is the order of things, where a target starts (`starting_point`), and what a full log gives up first
+//! (`housekeeping`).
 
 mod housekeeping;
 mod starting_point;
