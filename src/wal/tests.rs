@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
+use super::segment::{Prepared, SegmentHeader};
 use super::*;
 
 struct Silent;
@@ -316,6 +317,48 @@ fn a_segment_of_a_later_version_stops_the_start_and_nothing_is_touched() {
     }
     let fixture = Fixture::open(dir.path());
     assert_eq!(fixture.read_all(), (numbered(1..=30), vec![]));
+}
+
+#[test]
+fn what_lies_in_a_segment_at_or_above_the_first_position_of_the_next_one_does_not_exist() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=3 {
+        fixture.append(n, 300).unwrap();
+    }
+    let log_id = fixture.log.id();
+    let copy = fixture.crash();
+    // As after a sync that failed: 2 and 3 were not acknowledged, another record 2 was written to a fresh segment.
+    let directory = Directory::open(copy.0.path()).unwrap();
+    let (id, before) = (SegmentId(2), Mark { position: Position(1), total: 10 });
+    let header = SegmentHeader { id, before, salt: 5, log_id, created_ms: 0, len: SEGMENT };
+    let prepared = Prepared::create(directory.prepared_path(id), SEGMENT, &DiskUsage::default()).unwrap();
+    let segment = prepared.take_into_use(header, directory.segment_path(id)).unwrap();
+    let record = new_record(22, 300);
+    let header = record::Header {
+        kind: record.kind,
+        flags: 0,
+        position: Position(2),
+        total: 20,
+        body_len: 300,
+        meta_len: record.meta.len() as u32,
+        body_crc: record.body_crc,
+        received_ms: 5,
+        counts: record.counts,
+        times: record.times,
+        unacknowledged: 1,
+        decoded_len: 100,
+    };
+    let bytes = [&segment.encode(&header, DATA_START)[..], &record.meta, &record.body].concat();
+    segment.write(DATA_START, &mut [std::io::IoSlice::new(&bytes)]).unwrap();
+    drop((segment, directory));
+    for expected in [3, 4] {
+        let fixture = Fixture::open(copy.0.path());
+        let (records, gaps) = fixture.read_all();
+        assert_eq!((&records[..2], gaps), (&[(1, 1), (2, 22)][..], vec![]));
+        assert_eq!(fixture.append(expected as u8, 10).unwrap().position, Position(expected));
+        fixture.close();
+    }
 }
 
 #[test]
