@@ -99,6 +99,21 @@ impl Registry {
         gauge("promrelay_wal_bytes", Some(Unit::Bytes), "Bytes of the log on disk, everything counted.");
         gauge("promrelay_wal_max_bytes", Some(Unit::Bytes), "The limit of promrelay_wal_bytes.");
         gauge("promrelay_wal_position", None, "The newest readable record.");
+        gauge(
+            "promrelay_wal_full_in_seconds",
+            Some(Unit::Seconds),
+            "Until something must be given up or upstreams be turned away, if things go on as in the last minutes.",
+        );
+        counter("promrelay_wal_findings_total", None, "Things found wrong with the log, at the start and since.");
+        counter("promrelay_wal_damaged_records_total", None, "Acknowledged records found damaged or missing.");
+        counter("promrelay_wal_damaged_samples_total", None, "Samples of these records.");
+        counter("promrelay_wal_damaged_bytes_total", Some(Unit::Bytes), "Bytes of the log found damaged.");
+        gauge(
+            "promrelay_wal_torn_bytes",
+            Some(Unit::Bytes),
+            "Bytes never acknowledged that the last start has cut off.",
+        );
+        gauge("promrelay_wal_recovery_seconds", Some(Unit::Seconds), "How long the last start took to know the log.");
         gauge("promrelay_ready", None, "1 while the log takes records.");
         counter("promrelay_wal_synced_records_total", None, "Records made durable.");
         self.recorder.describe_histogram(
@@ -182,6 +197,15 @@ impl Registry {
             max_bytes: self.gauge("promrelay_wal_max_bytes", &[]),
             position: self.gauge("promrelay_wal_position", &[]),
             ready: self.gauge("promrelay_ready", &[]),
+            full_in_seconds: self.gauge("promrelay_wal_full_in_seconds", &[]),
+            damage: [
+                self.counter("promrelay_wal_damaged_records_total", &[]),
+                self.counter("promrelay_wal_damaged_samples_total", &[]),
+                self.counter("promrelay_wal_damaged_bytes_total", &[]),
+                self.counter("promrelay_wal_findings_total", &[]),
+            ],
+            torn_bytes: self.gauge("promrelay_wal_torn_bytes", &[]),
+            recovery_seconds: self.gauge("promrelay_wal_recovery_seconds", &[]),
             in_flight_bytes: self.gauge("promrelay_receive_in_flight_bytes", &[]),
         }
     }
@@ -251,6 +275,13 @@ pub struct WalMetrics {
     pub position: Gauge,
     /// Whether appends work.
     pub ready: Gauge,
+    /// Until the log is full.
+    pub full_in_seconds: Gauge,
+    damage: [Counter; 4],
+    /// Cut at the start.
+    pub torn_bytes: Gauge,
+    /// What the start took.
+    pub recovery_seconds: Gauge,
     /// Bytes of requests being worked on.
     pub in_flight_bytes: Gauge,
 }
@@ -266,6 +297,13 @@ impl WalMetrics {
     pub fn synced(&self, took: Duration, records: usize) {
         self.sync_seconds.record(took.as_secs_f64());
         self.synced_records.increment(records as u64);
+    }
+
+    /// What was found wrong so far.
+    pub fn damaged(&self, records: u64, samples: u64, bytes: u64, findings: u64) {
+        for (counter, value) in self.damage.iter().zip([records, samples, bytes, findings]) {
+            counter.absolute(value);
+        }
     }
 }
 

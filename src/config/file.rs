@@ -45,6 +45,9 @@ pub struct Server {
     /// Headers of requests that are stored and sent on, `["X-Scope-OrgID"]` for example. Default: none.
     #[serde(default)]
     pub forward_headers: Vec<Text>,
+    /// Whether whoever reaches `listen` may change things: seek and forget targets. Default: `false`.
+    #[serde(default)]
+    pub admin: bool,
 }
 
 /// `[wal]`
@@ -62,6 +65,22 @@ pub struct Wal {
     /// Bytes of one segment file. Default: `"128MiB"`, or an eighth of `max_size` if that is less. Minimum: `"1MiB"`. Maximum: an
     /// eighth of `max_size`.
     pub segment_size: Option<Size>,
+    /// Bytes of the filesystem that are left to others: with less than this and a segment free, the log counts as full. Default: `"0B"`.
+    pub min_free: Option<Size>,
+    /// How long data is kept that every target has settled, so that a target can be sent it again. Given up first when the log is full.
+    /// Default: `"0s"`.
+    pub retain: Option<Span>,
+    /// What happens when the log is full of what targets are owed: `"auto"`, `"reject"` or `"drop_oldest"`. Default: `"auto"`.
+    #[serde(default)]
+    pub when_full: WhenFull,
+    /// What a start makes of a damaged log: `"tolerate"` goes on with what can be read and reports the rest, `"strict"` ends with an error
+    /// and changes nothing. Default: `"tolerate"`.
+    #[serde(default)]
+    pub recovery: Recovery,
+    /// Whether segments are filled with zeroes ahead of their use, which makes syncs faster on some disks and writes every byte twice:
+    /// `"never"`, `"auto"` (where a measurement at the start shows that it pays) or `"always"`. Default: `"never"`.
+    #[serde(default)]
+    pub prefill: Prefill,
 }
 
 /// `[[target]]`
@@ -87,4 +106,38 @@ pub struct Target {
     /// Where a new name starts: `"oldest"` or `"now"`. Default: `"now"` when the log already holds data, else `"oldest"`, which is
     /// then the same.
     pub start_from: Option<StartFrom>,
+    /// Whether a full log waits for this target. What others are owed goes first. Default: `true`.
+    pub required: Option<bool>,
+}
+
+/// `wal.when_full`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the key says it")]
+pub enum WhenFull {
+    #[default]
+    Auto,
+    Reject,
+    DropOldest,
+}
+
+/// `wal.recovery`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the key says it")]
+pub enum Recovery {
+    #[default]
+    Tolerate,
+    Strict,
+}
+
+/// `wal.prefill`
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the key says it")]
+pub enum Prefill {
+    #[default]
+    Never,
+    Auto,
+    Always,
 }

@@ -38,8 +38,33 @@ pub struct Config {
     pub wal_dir: PathBuf,
     /// How the log is opened.
     pub wal: wal::Options,
+    /// What is kept, and what a full log gives up.
+    pub room: Room,
+    /// Whether the listener takes requests that change things.
+    pub admin: bool,
     /// At least one.
     pub targets: Vec<target::Settings>,
+}
+
+/// What is kept of what was settled, and what a full log gives up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Room {
+    /// How long what every target has settled is kept.
+    pub retain: Duration,
+    /// What a full log does.
+    pub when_full: WhenFull,
+}
+
+/// What a log does that is full of what required targets are owed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// While some required target keeps up, the one furthest behind loses its oldest; when none does, upstreams get 503.
+    #[default]
+    Auto,
+    /// Upstreams get 503.
+    Reject,
+    /// Whoever is furthest behind loses its oldest.
+    DropOldest,
 }
 
 /// Why a configuration cannot be used.
@@ -135,7 +160,8 @@ impl Checker<'_> {
 
     fn config(&self, file: file::File) -> Result<Config, ConfigError> {
         let file::File { server, wal, target } = file;
-        let (wal_dir, wal) = self.wal(wal)?;
+        let admin = server.admin;
+        let (wal_dir, wal, room) = self.wal(wal)?;
         let (listen_text, listen) = self.listen(server.listen.as_ref())?;
         let receive = self.receive(&server, &wal)?;
         let connections_max = server.max_connections.unwrap_or(1024);
@@ -158,7 +184,7 @@ impl Checker<'_> {
             targets.push(target);
         }
         let server = web::server::Settings { connections_max, read_timeout };
-        Ok(Config { listen, listen_text, server, receive, wal_dir, wal, targets })
+        Ok(Config { listen, listen_text, server, receive, wal_dir, wal, room, admin, targets })
     }
 
     fn listen(&self, listen: Option<&Text>) -> Result<(String, Vec<SocketAddr>), ConfigError> {
@@ -179,7 +205,7 @@ impl Checker<'_> {
         }
     }
 
-    fn wal(&self, wal: file::Wal) -> Result<(PathBuf, wal::Options), ConfigError> {
+    fn wal(&self, wal: file::Wal) -> Result<(PathBuf, wal::Options, Room), ConfigError> {
         let dir = wal.dir.map_or_else(|| "data".to_owned(), |dir| dir.0);
         if dir.is_empty() {
             return self.bad("wal.dir", "\"\"", "must be a directory");
@@ -209,7 +235,24 @@ impl Checker<'_> {
         }
         // Whole pages: the seal has the last one.
         let segment_bytes = segment_bytes / 4096 * 4096;
-        Ok((PathBuf::from(dir), wal::Options { segment_bytes, max_bytes, sync }))
+        let min_free = self.size("wal.min_free", wal.min_free, 0, 0)?;
+        let recovery = match wal.recovery {
+            file::Recovery::Tolerate => wal::Recovery::Tolerate,
+            file::Recovery::Strict => wal::Recovery::Strict,
+        };
+        let prefill = match wal.prefill {
+            file::Prefill::Never => wal::Prefill::Never,
+            file::Prefill::Auto => wal::Prefill::Auto,
+            file::Prefill::Always => wal::Prefill::Always,
+        };
+        let when_full = match wal.when_full {
+            file::WhenFull::Auto => WhenFull::Auto,
+            file::WhenFull::Reject => WhenFull::Reject,
+            file::WhenFull::DropOldest => WhenFull::DropOldest,
+        };
+        let room = Room { retain: self.span("wal.retain", wal.retain, 0, 0)?, when_full };
+        let options = wal::Options { segment_bytes, max_bytes, min_free, sync, recovery, prefill };
+        Ok((PathBuf::from(dir), options, room))
     }
 
     fn receive(&self, server: &file::Server, wal: &wal::Options) -> Result<receive::Settings, ConfigError> {
@@ -299,6 +342,7 @@ impl Checker<'_> {
             backoff,
             retry_after_max: self.span(&key("retry_after_max"), target.retry_after_max, 300_000, 1)?,
             start_from: target.start_from,
+            required: target.required.unwrap_or(true),
         })
     }
 

@@ -106,7 +106,7 @@ impl Rejection {
     pub fn retry_after(&self, random: f64) -> Option<u64> {
         let (least, spread) = match self {
             // Space comes back with the targets' pace, not within a second.
-            Rejection::Log(AppendError::Full { .. }) => (5, 11.0),
+            Rejection::Log(AppendError::Full(_)) => (5, 11.0),
             _ if self.status() == StatusCode::SERVICE_UNAVAILABLE => (1, 5.0),
             _ => return None,
         };
@@ -126,6 +126,7 @@ impl Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wal::Limit;
 
     #[test]
     fn our_own_trouble_is_always_503_with_a_time_to_come_again() {
@@ -134,7 +135,7 @@ mod tests {
             Rejection::Overloaded { limit: 1 },
             Rejection::Busy { seconds: 10 },
             Rejection::ShuttingDown,
-            Rejection::Log(AppendError::Full { max_bytes: 1 }),
+            Rejection::Log(AppendError::Full(Limit::MaxSize { bytes: 1 })),
             Rejection::Log(AppendError::Unavailable { reason: "no".into() }),
             Rejection::Log(AppendError::Withdrawn),
             Rejection::Log(AppendError::Closed),

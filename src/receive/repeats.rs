@@ -187,7 +187,7 @@ mod tests {
     use super::*;
     use crate::wal::directory::Directory;
     use crate::wal::record::{Content, Counts, Kind, NewRecord, TimeRange};
-    use crate::wal::{Appender, Log, Observer, Opened, Options, SyncMode};
+    use crate::wal::{Appender, Log, Observer, Opened, Options};
 
     struct Silent;
 
@@ -196,7 +196,7 @@ mod tests {
     }
 
     fn open(dir: &Path) -> Opened {
-        let options = Options { segment_bytes: 1 << 20, max_bytes: 8 << 20, sync: SyncMode::Always };
+        let options = Options::new(1 << 20, 8 << 20);
         Log::open(Directory::open(dir).unwrap(), options, &[], Arc::new(Silent)).unwrap()
     }
 

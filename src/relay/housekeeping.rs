@@ -1,73 +1,204 @@
-//! Once a second: savepoints are made durable, and what all of them have passed is released.
+//! Once a second: savepoints are made durable, what all of them have passed is released, and a full log makes room.
 //!
-//! Released is only what is settled by savepoints that are on disk: whatever happens in the next moment, no target needs it.
+//! Released is only what is settled by savepoints that are on disk: whatever happens in the next moment, no target needs it. In a full
+//! log there is no waiting for the next second as long as something can be given up: what goes, in which order, is decided in `room`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::forecast::Forecast;
+use super::lull::Lull;
+use super::retained::Retained;
+use super::room::{self, Holder};
 use super::state::{State, Watched};
-use crate::savepoint::Settled;
-use crate::wal::Health;
+use crate::clock::now_ms;
+use crate::target::{Destination, Order, Phase};
+use crate::wal::{Health, Position};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// How long it takes at least until a full log has allocated what was released.
+const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 
-/// Once a second, until aborted.
+/// Until aborted.
 pub(super) async fn keep_house(state: Arc<State>) {
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut health = state.log.health_changes();
+    let mut house = House {
+        lull: Lull::new(Instant::now(), state.log.readable().mark.position),
+        forecast: Forecast::default(),
+        retained: Retained::default(),
+        state,
+    };
     loop {
-        interval.tick().await;
-        let state = state.clone();
+        let is_second = tokio::select! {
+            _ = interval.tick() => true,
+            changed = health.changed() => {
+                if changed.is_err() { return };
+                false
+            }
+        };
+        if is_second {
+            house.every_second().await;
+        }
+        while house.state.is_full() && house.make_room().await {
+            tokio::time::sleep(ROOM_INTERVAL).await;
+        }
+    }
+}
+
+struct House {
+    state: Arc<State>,
+    lull: Lull,
+    forecast: Forecast,
+    retained: Retained,
+}
+
+impl House {
+    async fn every_second(&mut self) {
+        let now = Instant::now();
+        self.watch(now);
+        let keeps = self.kept(now);
+        let state = self.state.clone();
+        let _alone = self.state.moves.lock().await;
         let trip = tokio::task::spawn_blocking(move || {
             state.registry.run_upkeep();
             state.sync_savepoints();
-            state.make_room();
-            state.release();
+            state.release(&keeps, usize::MAX);
+            if state.is_full() {
+                state.log.look_for_room();
+            }
         });
         if let Err(error) = trip.await {
             tracing::error!(%error, "internal error in housekeeping");
         }
     }
+
+    /// What follows from time passing.
+    fn watch(&mut self, now: Instant) {
+        let state = &self.state;
+        let log = &state.log;
+        let closed = log.segments().into_iter().filter_map(|segment| Some((segment.id, segment.closed?.received_ms.1)));
+        self.retained.look(now, now_ms(), closed);
+
+        let end = log.readable().mark.position;
+        let is_lull = self.lull.look(now, end);
+        if is_lull && state.lowest_synced() >= end {
+            log.seal_active();
+        }
+
+        let held = state.targets().into_iter().map(|target| log.bytes_from(target.progress.snapshot().savepoint.next));
+        let held = held.max().unwrap_or(0);
+        // Two segments are never free for what is held: the one that is written and the one that is allocated ahead.
+        let most = log.max_bytes().saturating_sub(2 * log.segment_bytes());
+        let left = self.forecast.look(now, held, most.saturating_sub(held));
+        state.set_full_in(left);
+    }
+
+    /// The segments that are kept for `wal.retain`.
+    fn kept(&self, now: Instant) -> BTreeSet<Position> {
+        let retain = self.state.room.retain;
+        if retain.is_zero() {
+            return BTreeSet::new();
+        }
+        let kept = self.state.log.segments().into_iter().filter_map(|segment| {
+            let is_young = self.retained.age(now, segment.id) < retain;
+            (segment.closed.is_some() && is_young).then_some(segment.last)
+        });
+        kept.collect()
+    }
+
+    /// Gives up one thing; whether there was anything to give up.
+    async fn make_room(&self) -> bool {
+        let state = &self.state;
+        let _alone = state.moves.lock().await;
+        // What nobody needs, whatever was said about keeping it.
+        let released = {
+            let state = state.clone();
+            tokio::task::spawn_blocking(move || {
+                state.sync_savepoints();
+                state.release(&BTreeSet::new(), 1) || state.log.drop_from_quarantine()
+            })
+        };
+        if released.await.unwrap_or(false) {
+            state.log.look_for_room();
+            return true;
+        }
+        let Some((mark, place)) = state.log.oldest_closed_end() else { return false };
+        let targets = state.targets();
+        let holders: Vec<Holder> = targets.iter().map(|target| state.holder(target)).collect();
+        let Some(losers) = room::who_gives_up(&holders, mark.position, state.room.when_full) else { return false };
+        for target in losers.into_iter().map(|number| &targets[number]) {
+            match state.order(target, Order::Drop(Destination { mark, place })).await {
+                Ok(moved) => tracing::error!(
+                    target = target.progress.name(),
+                    samples = moved.dropped,
+                    up_to = mark.position.0,
+                    "the log is full: dropped the oldest data that the target was owed"
+                ),
+                Err(error) => {
+                    tracing::error!(target = target.progress.name(), %error, "cannot move the savepoint of a target that must give up data");
+                    return false;
+                }
+            }
+        }
+        let state = state.clone();
+        let released = tokio::task::spawn_blocking(move || {
+            let released = state.release(&BTreeSet::new(), 1);
+            state.log.look_for_room();
+            released
+        });
+        released.await.unwrap_or(false)
+    }
 }
 
 impl State {
+    pub(super) fn is_full(&self) -> bool {
+        matches!(self.log.health(), Health::Full(_))
+    }
+
     /// Makes what targets have settled durable.
     pub(super) fn sync_savepoints(&self) {
-        for target in &self.targets {
+        for target in self.targets() {
             if let Err(error) = target.progress.sync() {
                 tracing::error!(target = target.progress.name(), %error, "cannot sync a savepoint; the log keeps what it covers");
             }
         }
     }
 
-    /// Only savepoints that are durable release anything.
-    fn release(&self) {
-        let Some(lowest) = self.targets.iter().map(|target| target.progress.synced_position()).min() else { return };
-        for segment in self.log.release(lowest) {
-            tracing::debug!(segment = segment.id.0, last = segment.last.0, "released a segment");
-        }
+    /// What every target has settled, durably. Without any target everything.
+    fn lowest_synced(&self) -> Position {
+        let lowest = self.targets().iter().map(|target| target.progress.synced_position()).min();
+        lowest.unwrap_or_else(|| self.log.readable().mark.position)
     }
 
-    /// In a full log, what only orphans hold back is given up first: a segment at a time, counted before it goes.
-    fn make_room(&self) {
-        if self.log.health() != Health::Full {
-            return;
+    /// Only savepoints that are durable release anything. Segments that end with one of the `kept` positions stay; no more than `most` go.
+    /// Whether any did.
+    fn release(&self, kept: &BTreeSet<Position>, most: usize) -> bool {
+        let mut left = most;
+        let released = self.log.release_unless(self.lowest_synced(), |seal| {
+            if left == 0 || kept.contains(&seal.last.position) {
+                return true;
+            }
+            left -= 1;
+            false
+        });
+        for segment in &released {
+            tracing::debug!(segment = segment.id.0, last = segment.last.0, "released a segment");
         }
-        let Some((to, place)) = self.log.oldest_closed_end() else { return };
-        let passed = |target: &Watched| target.progress.snapshot().savepoint.settled.position >= to.position;
-        if self.targets.iter().any(|target| !target.is_orphan && !passed(target)) {
-            return;
-        }
-        for orphan in self.targets.iter().filter(|target| !passed(target)) {
-            let from = orphan.progress.snapshot().savepoint.settled;
-            let samples = to.total.saturating_sub(from.total);
-            tracing::error!(
-                target = orphan.progress.name(),
-                samples,
-                "the log is full: dropped the oldest data of an orphan"
-            );
-            orphan.progress.settle(to, place, Settled::Dropped { samples });
-        }
-        self.sync_savepoints();
+        !released.is_empty()
+    }
+
+    fn holder(&self, target: &Watched) -> Holder {
+        let snapshot = target.progress.snapshot();
+        let settled = snapshot.savepoint.settled.position;
+        let closed = self.log.segments().into_iter().rev().find(|segment| segment.closed.is_some());
+        let is_in_active = closed.is_none_or(|newest| settled >= newest.last);
+        let is_young = snapshot
+            .oldest_pending_ms
+            .is_none_or(|received_ms| now_ms().saturating_sub(received_ms) < room::KEEPS_UP_WITHIN_MS);
+        let is_working = matches!(snapshot.phase, Phase::CaughtUp | Phase::Sending);
+        Holder { is_required: target.is_required, settled, keeps_up: is_in_active || (is_working && is_young) }
     }
 }

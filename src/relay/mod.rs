@@ -2,22 +2,27 @@
 //!
 //! ```text
 //!  start   listen -> lock directory -> read savepoints -> recover log (new positions above all savepoints) -> targets -> serve
-//!  every second   sync savepoints that moved -> release segments that every target has settled
+//!  every second   sync savepoints that moved -> release segments that every target has settled; when full, give something up
+//!  on request     move or forget a target (`moves`)
 //!  end     take no more requests -> answer those that are durable, seal the log; beside it targets finish what is in flight
 //!          (1.5 s) -> sync savepoints
 //! ```
 //!
-//! Decided here is the order of things, where a target starts (`starting_point`), and what a full log gives up first
-//! (`housekeeping`).
+//! Decided here is the order of things, where a target starts (`starting_point`), what a full log gives up first (`room`), what is
+//! kept although nobody needs it (`retained`), when a segment is closed early (`lull`), and when the log will be full (`forecast`).
 
+mod forecast;
 mod housekeeping;
+mod lull;
+pub mod moves;
+mod retained;
+mod room;
 mod starting_point;
 mod state;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -27,16 +32,18 @@ use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::metrics::{Registry, WalMetrics};
+use crate::metrics::{Registry, TargetMetrics, WalMetrics};
 use crate::receive::Receiver;
-use crate::savepoint::{Reason, Store};
-use crate::target::{Phase, Progress, StartFrom, Target};
+use crate::savepoint::{Reason, Saved, Store};
+use crate::target::{Orders, Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
-use crate::wal::{Closer, Log, Observer, Opened, RecoveryError, Report, Step, SyncMode};
+use crate::wal::findings::Kind;
+use crate::wal::usage::Charge;
+use crate::wal::{Closer, Finding, Log, Mark, Observer, Opened, Recovery, RecoveryError, Report, SyncMode};
 use crate::web;
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
-use state::{State, Watched};
+use state::{Parts, State, Watched};
 
 /// How long requests to targets that are in flight may take once the end was asked for.
 pub const GRACE: Duration = Duration::from_millis(1500);
@@ -56,7 +63,7 @@ pub enum StartError {
     /// The log's directory (`wal.dir`).
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// Something of the log cannot be read now. Nothing of it was changed.
+    /// The log cannot be listed, or is damaged and `wal.recovery` is `"strict"`. Nothing of it was changed.
     #[error("cannot open the log in {}", path.display())]
     Log {
         /// Where.
@@ -85,6 +92,14 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// A savepoint is lost or of another log, and `wal.recovery` is `"strict"`.
+    #[error("the savepoint of target {name} is {what}, and wal.recovery = \"strict\"")]
+    StrictSavepoint {
+        /// Of which target.
+        name: String,
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// TLS for a target.
     #[error("cannot set up requests to target {name}")]
     Client {
@@ -107,6 +122,8 @@ pub struct Relay {
     stop_targets: watch::Sender<Option<Instant>>,
     stop_server: watch::Sender<bool>,
     address: std::net::SocketAddr,
+    /// What is in the log's directory beside segments.
+    _overhead: Charge,
 }
 
 struct SyncObserver(WalMetrics);
@@ -139,63 +156,76 @@ impl Relay {
         let opened = Log::open(directory, config.wal, &store.floors(), observer)
             .map_err(|source| StartError::Log { path: dir.clone(), source })?;
         let Opened { log, appender, report, is_new, closer } = opened;
-        log_report(&report, config.wal.sync);
+        log_report(&report, &log.findings().list, config.wal.sync);
 
         let log_state = LogState { start: log.start(), end: log.readable(), is_new };
-        let mut registrar = Registrar { dir, store, log: log.clone(), log_state, registry };
+        let recovery = config.wal.recovery;
+        let mut registrar = Registrar { dir, store, log: log.clone(), log_state, registry, recovery };
         let (stop_targets, stop) = watch::channel(None);
         let mut tasks = Vec::new();
         let mut watched = Vec::new();
         for settings in config.targets {
             let name = settings.name.clone();
-            let target = registrar.watch(&name, settings.shown_url(), settings.start_from, Phase::CaughtUp)?;
-            let task = Target::new(settings, target.progress.clone(), target.metrics.clone(), &log, stop.clone())
+            let (url, is_required) = (settings.shown_url(), settings.required);
+            let (progress, metrics) = registrar.watch(&name, url, settings.start_from, Phase::CaughtUp)?;
+            let task = Target::new(settings, progress.clone(), metrics.clone(), &log, stop.clone())
                 .map_err(|source| StartError::Client { name, source })?;
+            watched.push(Watched { progress, metrics, orders: Some(task.orders()), is_required });
             tasks.push(task);
-            watched.push(target);
         }
         let is_configured = |name: &str| watched.iter().any(|target| target.progress.name() == name);
         let orphans: Vec<_> = registrar.store.known().filter(|name| !is_configured(name)).map(str::to_owned).collect();
         for name in orphans {
-            let target = registrar.watch(&name, String::new(), None, Phase::Orphan)?;
-            // An orphan does not move: what it is owed first stays the same.
-            let settled = target.progress.snapshot().savepoint;
-            if let Step::Record(record) = log.cursor(settled.settled, settled.next).next_step() {
-                target.progress.owes(record.header.received_ms);
-            }
-            let samples = log_state.end.mark.total.saturating_sub(settled.settled.total);
+            let (progress, metrics) = registrar.watch(&name, String::new(), None, Phase::Orphan)?;
+            let target = Watched { progress, metrics, orders: None::<Orders>, is_required: false };
+            moves::owe_first(&log, &target);
+            let samples = log.samples_between(target.progress.snapshot().savepoint.settled, log_state.end.mark);
             tracing::warn!(
                 target = name,
                 samples,
-                "an orphan: the target is not in the configuration any more; its backlog is kept until the log is full"
+                "an orphan: the target is not in the configuration any more; its backlog is kept until the log is full \
+                 (`promrelay target forget` gives it up)"
             );
             watched.push(target);
         }
+        let overhead = log.charge(OVERHEAD_BYTES + SAVEPOINT_BYTES * watched.len() as u64);
 
         let receiver = Receiver::new(config.receive, appender, registrar.registry.receive());
-        let state = Arc::new(State {
+        let mut targets = JoinSet::new();
+        for (task, watched) in tasks.into_iter().zip(&watched) {
+            targets.spawn(supervise(task, watched.progress.clone()));
+        }
+        let state = Arc::new(State::new(Parts {
             log,
             receiver: receiver.clone(),
             registry: registrar.registry,
             wal_metrics,
+            room: config.room,
+            report,
             targets: watched,
-            is_stopping: AtomicBool::new(false),
-            scrape: Mutex::new(()),
-        });
-        let mut targets = JoinSet::new();
-        for (task, watched) in tasks.into_iter().zip(&state.targets) {
-            targets.spawn(supervise(task, watched.progress.clone()));
-        }
+            store: registrar.store,
+        }));
         let housekeeping = tokio::spawn(keep_house(state.clone()));
         let (stop_server, stop) = watch::channel(false);
-        let router = receiver.router().merge(web::router(state.clone()));
+        let admin = web::admin::router(state.clone(), config.admin);
+        let router = receiver.router().merge(web::router(state.clone())).merge(admin);
         let server = tokio::spawn(web::server::serve(listener, router, config.server, stop));
         let readable = state.log.readable().mark;
         tracing::info!(
             version = env!("CARGO_PKG_VERSION"), listen = %address, log = %config.wal_dir.display(),
-            newest = readable.position.0, targets = state.targets.len(), "promrelay takes requests"
+            newest = readable.position.0, targets = state.targets().len(), "promrelay takes requests"
         );
-        Ok(Relay { state, closer, targets, server, housekeeping, stop_targets, stop_server, address })
+        Ok(Relay {
+            state,
+            closer,
+            targets,
+            server,
+            housekeeping,
+            stop_targets,
+            stop_server,
+            address,
+            _overhead: overhead,
+        })
     }
 
     /// Where it listens.
@@ -208,7 +238,7 @@ impl Relay {
     pub async fn stop(self) {
         let Relay { state, closer, mut targets, server, housekeeping, stop_targets, stop_server, .. } = self;
         let deadline = Instant::now() + GRACE;
-        state.is_stopping.store(true, Ordering::Release);
+        state.stopping();
         let _ = stop_targets.send(Some(deadline));
         // What the writer has is answered; what comes now gets 503.
         state.receiver.close();
@@ -247,16 +277,32 @@ async fn supervise(target: Target, progress: Arc<Progress>) {
     }
 }
 
-fn log_report(report: &Report, sync: SyncMode) {
-    for (path, error) in &report.bad {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        tracing::error!(path = %path.display(), reason = %format!("{error}{cause}"), "a file of the log cannot be used; it is left alone");
-    }
-    for damage in &report.damaged {
-        tracing::error!(
-            path = %damage.path.display(), offset = damage.offset, bytes = damage.bytes,
-            "part of the log is damaged; each target counts what it loses"
-        );
+/// On disk beside segments: the lock, the list of names, directories.
+const OVERHEAD_BYTES: u64 = 32 << 10;
+/// On disk for each target: a savepoint, and a new one while it is replaced.
+const SAVEPOINT_BYTES: u64 = 24 << 10;
+
+fn log_report(report: &Report, findings: &[Finding], sync: SyncMode) {
+    for finding in findings {
+        let path = finding.path.display();
+        let kept = finding.kept.as_ref().map(|path| path.display().to_string());
+        let (offset, bytes, reason) = (finding.offset, finding.bytes, &finding.reason);
+        match finding.kind {
+            Kind::Damage | Kind::Missing => tracing::error!(
+                %path, offset, bytes, %reason, records = finding.records(), samples = finding.samples, kept,
+                "part of the log is gone; each target counts as lost what of it it was owed"
+            ),
+            Kind::Unusable => tracing::error!(
+                %path, %reason, records = finding.records(), samples = finding.samples, kept,
+                "a file of the log cannot be used"
+            ),
+            Kind::Unreadable => {
+                tracing::error!(%path, %reason, "a file of the log cannot be read; it is left where it is")
+            }
+            Kind::Repaired => {
+                tracing::warn!(%path, offset, %reason, "something in the log is damaged, and nothing is lost by it")
+            }
+        }
     }
     if report.torn_bytes > 0 && sync == SyncMode::Always {
         tracing::info!(bytes = report.torn_bytes, "cut a torn tail off the log; it was never acknowledged");
@@ -275,6 +321,7 @@ struct Registrar {
     log: Log,
     log_state: LogState,
     registry: Registry,
+    recovery: Recovery,
 }
 
 impl Registrar {
@@ -285,9 +332,14 @@ impl Registrar {
         url: String,
         start_from: Option<StartFrom>,
         phase: Phase,
-    ) -> Result<Watched, StartError> {
+    ) -> Result<(Arc<Progress>, Arc<TargetMetrics>), StartError> {
         let found = self.store.find(name, self.log.id());
-        let (saved, why) = starting_point(found, self.log_state, start_from);
+        let (mut saved, why) = starting_point(found, self.log_state, start_from);
+        if let (Recovery::Strict, Why::Damaged | Why::Foreign) = (self.recovery, why) {
+            let what = if why == Why::Damaged { "lost" } else { "of another log" };
+            return Err(StartError::StrictSavepoint { name: name.to_owned(), what });
+        }
+        saved.savepoint.settled = self.as_the_log_counts(name, &saved);
         let after = saved.savepoint.settled.position.0;
         match why {
             Why::Resumed => {}
@@ -310,6 +362,22 @@ impl Registrar {
         })?;
         let metrics = self.registry.target(name, &Phase::ALL.map(Phase::as_str), &Reason::ALL.map(Reason::as_str));
         let progress = Progress::new(name.to_owned(), url, file, saved, phase, now_ms());
-        Ok(Watched { progress: Arc::new(progress), metrics: Arc::new(metrics), is_orphan: phase == Phase::Orphan })
+        Ok((Arc::new(progress), Arc::new(metrics)))
+    }
+
+    /// A savepoint of this log whose total is not the log's at that position has seen another past of it, one that a backup brought back
+    /// to be.
+    fn as_the_log_counts(&self, name: &str, saved: &Saved) -> Mark {
+        let settled = saved.savepoint.settled;
+        match self.log.mark_at(saved.savepoint.next) {
+            Some(here) if here.position == settled.position && here.total != settled.total => {
+                tracing::error!(
+                    target = name,
+                    "the savepoint does not fit the log: was one of them restored from a backup?"
+                );
+                here
+            }
+            _ => settled,
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! A target's savepoint file: three pages, of which the valid one with the highest generation counts.
 
-use std::fs::{self, File as FsFile, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use super::Savepoint;
 use super::page::{PAGE_LEN, Page};
+use crate::wal::disk;
 
 const PAGES: u64 = 3;
 
@@ -44,9 +43,10 @@ pub struct File {
     path: PathBuf,
     name: String,
     writer: Writer,
-    file: Mutex<Arc<FsFile>>,
-    /// Which of the two synced pages is written next. Held while one is being synced.
-    next_synced: Mutex<u64>,
+    file: Mutex<Arc<disk::File>>,
+    /// Which of the two synced pages is written next; `None` when a sync has failed and no new file worked since. Held while one is
+    /// being synced.
+    next_synced: Mutex<Option<u64>>,
     /// The generation of the live page: an older content never takes its place.
     live: Mutex<u64>,
 }
@@ -54,13 +54,13 @@ pub struct File {
 impl File {
     /// Opens or creates the file. Its space is allocated, so that a full disk does not stop delivery.
     pub(super) fn open(path: PathBuf, name: String, writer: Writer, last: Saved) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
+        let file = disk::File::open_or_create(&path)?;
         if file.metadata()?.len() < PAGES * PAGE_LEN as u64 {
             allocate(&file)?;
         }
         // The synced page that holds the newest content stays until the other one is durable.
-        let newest = newest_page(&file).map_or(1, |(page, _)| page);
-        let next_synced = if newest == 1 { 2 } else { 1 };
+        let newest = newest_page(&file)?.map_or(1, |(page, _)| page);
+        let next_synced = Some(if newest == 1 { 2 } else { 1 });
         let opened = File {
             path,
             name,
@@ -75,10 +75,10 @@ impl File {
 
     #[cfg(test)]
     pub(super) fn next_synced(&self) -> u64 {
-        *self.next_synced.lock().unwrap()
+        self.next_synced.lock().unwrap().unwrap()
     }
 
-    fn file(&self) -> Arc<FsFile> {
+    fn file(&self) -> Arc<disk::File> {
         self.file.lock().expect("no holder of this lock panics").clone()
     }
 
@@ -119,33 +119,42 @@ impl File {
         let page = self.page(saved);
         let mut next_synced = self.next_synced.lock().expect("no holder of this lock panics");
         let file = self.file();
-        let written =
-            file.write_all_at(&*page, *next_synced * PAGE_LEN as u64).and_then(|()| Ok(rustix::fs::fdatasync(&*file)?));
-        if let Err(error) = written {
-            tracing::error!(path = %self.path.display(), %error, "syncing a savepoint failed; it goes to a new file");
-            let replacement = Arc::new(self.replace(&page)?);
-            *self.file.lock().expect("no holder of this lock panics") = replacement;
-            return Ok(Synced::InNewFile);
+        let in_place = next_synced.map(|number| {
+            let written = file.write_all_at(&*page, number * PAGE_LEN as u64).and_then(|()| file.sync_data());
+            written.map(|()| if number == 1 { 2 } else { 1 })
+        });
+        match in_place {
+            Some(Ok(next)) => {
+                *next_synced = Some(next);
+                return Ok(Synced::InPlace);
+            }
+            Some(Err(error)) => {
+                tracing::error!(path = %self.path.display(), %error, "syncing a savepoint failed; it goes to a new file");
+                *next_synced = None;
+            }
+            None => {}
         }
-        *next_synced = if *next_synced == 1 { 2 } else { 1 };
-        Ok(Synced::InPlace)
+        let replacement = Arc::new(self.replace(&page)?);
+        *self.file.lock().expect("no holder of this lock panics") = replacement;
+        *next_synced = Some(1);
+        Ok(Synced::InNewFile)
     }
 
     /// A new file with the same page in all places, durable under the old name.
-    fn replace(&self, page: &[u8; PAGE_LEN]) -> io::Result<FsFile> {
+    fn replace(&self, page: &[u8; PAGE_LEN]) -> io::Result<disk::File> {
         let temporary = self.path.with_extension("sp.tmp");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&temporary)?;
+        let file = disk::File::create(&temporary)?;
         for number in 0..PAGES {
             file.write_all_at(page, number * PAGE_LEN as u64)?;
         }
         file.sync_all()?;
-        fs::rename(&temporary, &self.path)?;
+        disk::rename(&temporary, &self.path)?;
         sync_directory_of(&self.path)?;
         Ok(file)
     }
 }
 
-fn allocate(file: &FsFile) -> io::Result<()> {
+fn allocate(file: &disk::File) -> io::Result<()> {
     // Written, not only allocated: on any filesystem the pages have their place afterwards.
     let len = file.metadata()?.len();
     let zeroes = vec![0; PAGES as usize * PAGE_LEN];
@@ -154,15 +163,26 @@ fn allocate(file: &FsFile) -> io::Result<()> {
 }
 
 pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
-    FsFile::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+    disk::sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// The number and content of the valid page with the highest generation.
-fn newest_page(file: &FsFile) -> Option<(u64, Page)> {
+/// The number and content of the valid page with the highest generation; `None` if there is no valid one.
+///
+/// # Errors
+/// No page is valid, and one cannot be read.
+fn newest_page(file: &disk::File) -> io::Result<Option<(u64, Page)>> {
     let mut newest: Option<(u64, Page)> = None;
+    let mut unreadable = None;
     for number in 0..PAGES {
         let mut bytes = [0; PAGE_LEN];
-        let page = file.read_exact_at(&mut bytes, number * PAGE_LEN as u64).ok().and_then(|()| Page::decode(&bytes));
+        let page = match file.read_exact_at(&mut bytes, number * PAGE_LEN as u64) {
+            Ok(()) => Page::decode(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+            Err(error) => {
+                unreadable = Some(error);
+                None
+            }
+        };
         // Of two pages with the same content the later one: then the synced one of them is not written over next.
         if let Some(page) = page
             && newest.as_ref().is_none_or(|(_, newest)| page.generation >= newest.generation)
@@ -170,13 +190,16 @@ fn newest_page(file: &FsFile) -> Option<(u64, Page)> {
             newest = Some((number, page));
         }
     }
-    newest
+    match (newest, unreadable) {
+        (None, Some(error)) => Err(error),
+        (newest, _) => Ok(newest),
+    }
 }
 
 /// Reads a file's content.
 ///
 /// # Errors
-/// It cannot be opened. A file without any valid page is `Ok(None)`.
+/// It cannot be opened or read. A file without any valid page is `Ok(None)`.
 pub(super) fn read(path: &Path) -> io::Result<Option<Page>> {
-    Ok(newest_page(&FsFile::open(path)?).map(|(_, page)| page))
+    Ok(newest_page(&disk::File::open_read_only(path)?)?.map(|(_, page)| page))
 }

@@ -23,7 +23,7 @@ mod store;
 pub use file::{File, Saved, Synced};
 pub use ledger::{Ledger, Reason, Settled};
 pub use page::{PAGE_LEN, Page};
-pub use store::{Found, Store, is_name};
+pub use store::{Found, RenameError, Store, is_name};
 
 use crate::wal::{Mark, Place};
 
@@ -45,8 +45,22 @@ impl Savepoint {
     /// If the samples in between are not those of `outcome`: the ledger would not add up.
     pub fn settle(&mut self, to: Mark, next: Place, outcome: Settled) {
         assert!(to.position >= self.settled.position, "a savepoint never moves back");
-        assert_eq!(to.total - self.settled.total, outcome.samples(), "every sample is settled once");
+        // (Behind a segment that came back late the totals are less, and nothing is settled by passing to the next one.)
+        assert_eq!(to.total.saturating_sub(self.settled.total), outcome.samples(), "every sample is settled once");
         self.ledger.settle(outcome);
+        self.settled = to;
+        self.next = next;
+    }
+
+    /// Gives up everything up to `to`, `samples` in all.
+    pub fn skip(&mut self, to: Mark, next: Place, samples: u64) {
+        self.ledger.settle(Settled::Dropped { samples });
+        self.settled = to;
+        self.next = next;
+    }
+
+    /// Goes back to `to`: what lies behind it is owed again, and accepted again.
+    pub fn replay(&mut self, to: Mark, next: Place) {
         self.settled = to;
         self.next = next;
     }

@@ -1,12 +1,13 @@
 //! All savepoints of a log: which names are known, and what is left of each.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File as FsFile};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::file::{self, File, Saved, Writer};
-use crate::wal::{Floor, directory};
+use crate::clock::now_ms;
+use crate::wal::{Floor, disk};
 
 /// What there is of a name's savepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub enum Found {
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
+    /// Where a file goes of which nothing is valid.
+    quarantine: PathBuf,
     known: BTreeSet<String>,
     pages: BTreeMap<String, super::Page>,
 }
@@ -36,9 +39,22 @@ impl Store {
     /// The directory cannot be created or listed. Damaged savepoints are no error.
     pub fn open(log_directory: &Path) -> io::Result<Store> {
         let path = log_directory.join("savepoints");
-        directory::create_durably(&path)?;
-        let mut store = Store { directory: path, known: BTreeSet::new(), pages: BTreeMap::new() };
-        match fs::read(store.known_path()) {
+        disk::create_directory(&path)?;
+        Store::read(path, log_directory)
+    }
+
+    /// Reads what is there, and creates nothing.
+    ///
+    /// # Errors
+    /// The directory cannot be listed.
+    pub fn open_read_only(log_directory: &Path) -> io::Result<Store> {
+        Store::read(log_directory.join("savepoints"), log_directory)
+    }
+
+    fn read(path: PathBuf, log_directory: &Path) -> io::Result<Store> {
+        let quarantine = log_directory.join("quarantine");
+        let mut store = Store { directory: path, quarantine, known: BTreeSet::new(), pages: BTreeMap::new() };
+        match disk::read(&store.known_path()) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
                 let (names, others) = text.lines().partition::<Vec<_>, _>(|line| is_name(line));
@@ -50,9 +66,8 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => tracing::error!(%error, "the list of known savepoints cannot be read"),
         }
-        for entry in fs::read_dir(&store.directory)? {
-            let file_name = entry?.file_name();
-            let Some(name) = file_name.to_str().and_then(|name| name.strip_suffix(".sp")) else { continue };
+        for file_name in disk::list(&store.directory)? {
+            let Some(name) = file_name.strip_suffix(".sp") else { continue };
             if !is_name(name) {
                 continue;
             }
@@ -61,6 +76,13 @@ impl Store {
             if let Ok(Some(page)) = file::read(&store.path(name)).inspect_err(|error| {
                 tracing::error!(%error, target = name, "a savepoint cannot be read");
             }) {
+                if page.name != name {
+                    tracing::warn!(
+                        target = name,
+                        was = page.name,
+                        "a savepoint was renamed by hand; its new name counts"
+                    );
+                }
                 store.pages.insert(name.to_owned(), page);
             }
         }
@@ -113,6 +135,9 @@ impl Store {
             self.write_known()?;
         }
         let path = self.path(name);
+        if !self.pages.contains_key(name) && path.exists() {
+            self.take_away(&path);
+        }
         let is_new = !path.exists();
         let file = File::open(path.clone(), name.to_owned(), Writer { log_id, boot_id: boot_id() }, saved)?;
         if is_new {
@@ -121,16 +146,90 @@ impl Store {
         Ok(file)
     }
 
+    /// A file without a valid page is not written over: somebody may still make something of it.
+    fn take_away(&self, path: &Path) {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let to = self.quarantine.join(format!("{name}-{}.sp", now_ms()));
+        match disk::create_directory(&self.quarantine).and_then(|()| disk::rename(path, &to)) {
+            Ok(()) => tracing::warn!(path = %to.display(), "what is left of the savepoint is kept"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot move a damaged savepoint to quarantine")
+            }
+        }
+    }
+
+    /// Makes `new` what `old` was. `saved` is its content.
+    ///
+    /// # Errors
+    /// What the system says. Done in part it may be asked for again: at no time is neither of the two there.
+    pub fn rename(&mut self, old: &str, new: &str) -> Result<(), RenameError> {
+        let page = self.pages.get(old).cloned().ok_or_else(|| RenameError::Unknown { name: old.to_owned() })?;
+        let is_ours = |other: &super::Page| other.savepoint == page.savepoint && other.log_id == page.log_id;
+        if self.known.contains(new) && !self.pages.get(new).is_some_and(is_ours) {
+            return Err(RenameError::Taken { name: new.to_owned() });
+        }
+        let saved = Saved { generation: page.generation + 1, epoch: page.epoch + 1, savepoint: page.savepoint };
+        drop(self.open_file(new, page.log_id, saved)?);
+        self.pages.insert(new.to_owned(), page);
+        self.forget(old)?;
+        Ok(())
+    }
+
+    /// Forgets a name and its savepoint: from now on it is new. Whether it was known.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn forget(&mut self, name: &str) -> io::Result<bool> {
+        let was_known = self.known.remove(name);
+        self.pages.remove(name);
+        let path = self.path(name);
+        // The file first: a name that is known without one has lost its savepoint, and starts from the oldest record.
+        match disk::remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        disk::sync_directory(&self.directory)?;
+        if was_known {
+            self.write_known()?;
+        }
+        Ok(was_known)
+    }
+
+    /// What a name's savepoint says of it.
+    #[must_use]
+    pub fn page(&self, name: &str) -> Option<&super::Page> {
+        self.pages.get(name)
+    }
+
     fn write_known(&self) -> io::Result<()> {
         let temporary = self.directory.join("known.tmp");
-        let mut file = FsFile::create(&temporary)?;
-        for name in &self.known {
-            writeln!(file, "{name}")?;
-        }
+        let lines: String = self.known.iter().map(|name| format!("{name}\n")).collect();
+        let file = disk::File::create(&temporary)?;
+        file.write_all_at(lines.as_bytes(), 0)?;
         file.sync_all()?;
-        fs::rename(&temporary, self.known_path())?;
-        file::sync_directory_of(&temporary)
+        disk::rename(&temporary, &self.known_path())?;
+        disk::sync_directory(&self.directory)
     }
+}
+
+/// A savepoint cannot have another name.
+#[derive(Debug, thiserror::Error)]
+pub enum RenameError {
+    /// There is none of this name.
+    #[error("there is no target {name:?} in the log")]
+    Unknown {
+        /// The old name.
+        name: String,
+    },
+    /// The new name has a savepoint of its own.
+    #[error("there is a target {name:?} in the log already; `promrelay target forget {name}` gives it up")]
+    Taken {
+        /// The new name.
+        name: String,
+    },
+    /// What the system says.
+    #[error(transparent)]
+    Io(#[from] io::Error),
 }
 
 /// Whether a target may have this name: 1 to 100 letters, digits, `_`, `.` or `-`, the first a letter or a digit. It names a file.
@@ -150,6 +249,7 @@ fn boot_id() -> [u8; 16] {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File as FsFile;
     use std::os::unix::fs::FileExt;
 
     use super::super::{PAGE_LEN, Savepoint, Settled};

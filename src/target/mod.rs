@@ -18,10 +18,12 @@
 
 mod backoff;
 mod client;
+mod orders;
 mod outcome;
 mod progress;
 mod state;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +32,8 @@ use tokio::time::Instant;
 
 pub use backoff::{Backoff, InvalidBackoff};
 use client::{Client, Unanswered};
+pub use orders::{Destination, Moved, Order, Orders};
+use orders::{Inbox, Letter};
 use outcome::{Outcome, Sent};
 pub use progress::{Progress, Snapshot};
 pub use state::Phase;
@@ -59,6 +63,8 @@ pub struct Settings {
     pub retry_after_max: Duration,
     /// Where a new name starts.
     pub start_from: Option<StartFrom>,
+    /// Whether a full log waits for it.
+    pub required: bool,
 }
 
 impl Settings {
@@ -96,10 +102,22 @@ pub struct Target {
     state: State,
     readable: watch::Receiver<Readable>,
     stop: Stop,
+    log: Log,
+    inbox: Inbox,
+    orders: Orders,
     /// Away only while a blocking thread has it.
     cursor: Option<Cursor>,
     /// When the disk began not to give the record that is next.
     unreadable_since: Option<Instant>,
+}
+
+/// What became of a record.
+enum Delivery {
+    Settled(Settled),
+    /// Somebody gave an order first.
+    Interrupted(Letter),
+    /// The end came first.
+    Stopped,
 }
 
 /// What became of everything up to a mark.
@@ -130,7 +148,11 @@ impl Target {
         let client =
             Client::new(settings.url.clone(), &settings.headers, settings.remote_timeout, settings.retry_after_max)?;
         let savepoint = progress.snapshot().savepoint;
+        let (orders, inbox) = Orders::new();
         Ok(Target {
+            log: log.clone(),
+            inbox,
+            orders,
             state: State::new(settings.backoff),
             client,
             readable: log.subscribe(),
@@ -143,23 +165,39 @@ impl Target {
         })
     }
 
+    /// For telling it something while it runs.
+    #[must_use]
+    pub fn orders(&self) -> Orders {
+        self.orders.clone()
+    }
+
     /// Runs until it is told to stop. Whatever was settled is in the live page of the savepoint then.
     pub async fn run(mut self) {
         let mut settled = None;
         while self.stop.borrow().is_none() {
             // Seen before reading: what becomes readable after this look wakes us.
             self.readable.mark_unchanged();
-            match self.read(settled.take()).await {
+            let letter = match self.read(settled.take()).await {
                 Step::Record(record) => {
                     self.unreadable_since = None;
-                    let Some(outcome) = self.deliver(&record).await else { break };
-                    settled = Some(Settlement { to: record.mark(), next: record.next, outcome });
+                    match self.deliver(&record).await {
+                        Delivery::Settled(outcome) => {
+                            settled = Some(Settlement { to: record.mark(), next: record.next, outcome });
+                            self.inbox.try_recv().ok()
+                        }
+                        Delivery::Interrupted(letter) => Some(letter),
+                        Delivery::Stopped => break,
+                    }
                 }
                 Step::Gap { from, to, place, reason } => {
                     self.unreadable_since = None;
-                    let samples = to.total - from.total;
-                    tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
+                    // Positions that were skipped and never held a sample are no loss.
+                    let samples = to.total.saturating_sub(from.total);
+                    if samples > 0 {
+                        tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
+                    }
                     settled = Some(Settlement { to, next: place, outcome: Settled::Lost { samples } });
+                    None
                 }
                 Step::Unreadable(error) => self.cannot_read(&error).await,
                 Step::End => {
@@ -168,15 +206,39 @@ impl Target {
                     self.show(None);
                     tokio::select! {
                         // The log outlives its targets; if not, there is nothing more to read.
-                        changed = self.readable.changed() => if changed.is_err() { break },
+                        changed = self.readable.changed() => if changed.is_err() { break } else { None },
+                        letter = self.inbox.recv() => letter,
                         _ = self.stop.wait_for(Option::is_some) => break,
                     }
+                }
+            };
+            if let Some(Letter { order, reply }) = letter {
+                let result = self.obey(order, settled.take()).await;
+                let _ = reply.send(result);
+                if order == Order::End {
+                    return;
                 }
             }
         }
         if let Some(settlement) = settled {
             self.read_or_settle(Some(settlement), false).await;
         }
+    }
+
+    /// Books what was settled, and goes where it is told.
+    async fn obey(&mut self, order: Order, settled: Option<Settlement>) -> io::Result<Moved> {
+        self.unreadable_since = None;
+        self.state = State::new(self.settings.backoff);
+        self.read_or_settle(settled, false).await;
+        let (progress, log) = (self.progress.clone(), self.log.clone());
+        let trip = tokio::task::spawn_blocking(move || {
+            let moved = progress.obey(&log, order);
+            let savepoint = progress.snapshot().savepoint;
+            (moved, log.cursor(savepoint.settled, savepoint.next))
+        });
+        let (moved, cursor) = trip.await.expect("moving a savepoint does not panic");
+        self.cursor = Some(cursor);
+        moved
     }
 
     /// Settles what was delivered and reads on.
@@ -202,7 +264,7 @@ impl Target {
 
     /// The disk does not give the next record. Nothing is lost by that: it is read again, for [`UNREADABLE_PATIENCE`], and taken for
     /// damage only then.
-    async fn cannot_read(&mut self, error: &std::io::Error) {
+    async fn cannot_read(&mut self, error: &io::Error) -> Option<Letter> {
         let now = Instant::now();
         let since = *self.unreadable_since.get_or_insert_with(|| {
             tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
@@ -212,16 +274,17 @@ impl Target {
         if now - since >= UNREADABLE_PATIENCE {
             tracing::error!(target = self.settings.name, %error, "the log still cannot be read; it is taken for damaged there");
             self.cursor.as_mut().expect("the cursor is here between trips").give_up_unreadable();
-            return;
+            return None;
         }
         tokio::select! {
-            () = tokio::time::sleep(UNREADABLE_INTERVAL) => {}
-            _ = self.stop.wait_for(Option::is_some) => {}
+            () = tokio::time::sleep(UNREADABLE_INTERVAL) => None,
+            letter = self.inbox.recv() => letter,
+            _ = self.stop.wait_for(Option::is_some) => None,
         }
     }
 
-    /// Sends a record until it is settled; `None` if it was told to stop before.
-    async fn deliver(&mut self, record: &Record) -> Option<Settled> {
+    /// Sends a record until it is settled, or until somebody wants something else.
+    async fn deliver(&mut self, record: &Record) -> Delivery {
         let sent = sent(&record.header);
         self.progress.owes(record.header.received_ms);
         loop {
@@ -231,12 +294,13 @@ impl Target {
                 let attempt = self.client.send(record, sent.protocol);
                 tokio::select! {
                     answer = attempt => answer,
+                    Some(letter) = self.inbox.recv() => return Delivery::Interrupted(letter),
                     () = grace_over(self.stop.clone()) => {
                         tracing::warn!(
                             target = self.settings.name, position = record.header.position.0,
                             "no answer before the end; this request is sent again at the next start"
                         );
-                        return None;
+                        return Delivery::Stopped;
                     }
                 }
             };
@@ -249,13 +313,14 @@ impl Target {
             match next {
                 Next::Settle(settled) => {
                     self.show(None);
-                    return Some(settled);
+                    return Delivery::Settled(settled);
                 }
                 Next::Wait(wait) => {
                     self.show(Some(said));
                     tokio::select! {
                         () = tokio::time::sleep(wait) => {}
-                        _ = self.stop.wait_for(Option::is_some) => return None,
+                        Some(letter) = self.inbox.recv() => return Delivery::Interrupted(letter),
+                        _ = self.stop.wait_for(Option::is_some) => return Delivery::Stopped,
                     }
                 }
             }

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::orders::{Destination, Moved, Order};
 use super::state::Phase;
 use crate::savepoint::{File, Saved, Savepoint, Settled, Synced};
-use crate::wal::{Mark, Place, Position};
+use crate::wal::{Log, Mark, Place, Position};
 
 /// One consistent view of a target.
 #[derive(Clone, Debug)]
@@ -107,6 +108,42 @@ impl Progress {
         let mut inner = self.inner();
         inner.generation = saved.generation;
         inner.snapshot.savepoint = saved.savepoint;
+    }
+
+    /// Moves the savepoint otherwise than by settling, and makes that durable. Called by the target's task, and by others only where there
+    /// is none. Blocks.
+    ///
+    /// # Errors
+    /// The savepoint was moved, and may be where it was after a power cut.
+    pub fn obey(&self, log: &Log, order: Order) -> io::Result<Moved> {
+        let mut saved = self.inner().saved();
+        let from = saved.savepoint.settled;
+        let moved = match order {
+            Order::Seek(Destination { mark, place }) if mark.position < from.position => {
+                saved.savepoint.replay(mark, place);
+                Moved { dropped: 0, replayed: log.samples_between(mark, from) }
+            }
+            Order::Seek(to) | Order::Drop(to) if to.mark.position > from.position => {
+                let dropped = log.samples_between(from, to.mark);
+                saved.savepoint.skip(to.mark, to.place, dropped);
+                Moved { dropped, replayed: 0 }
+            }
+            _ => return Ok(Moved::default()),
+        };
+        saved.generation += 1;
+        saved.epoch += 1;
+        // Lower is always safe.
+        let settled = saved.savepoint.settled.position.0;
+        self.synced_position.fetch_min(settled, Ordering::AcqRel);
+        let written = self.file.write_live(&saved);
+        {
+            let mut inner = self.inner();
+            inner.generation = saved.generation;
+            inner.epoch = saved.epoch;
+            inner.snapshot.savepoint = saved.savepoint;
+            inner.snapshot.oldest_pending_ms = None;
+        }
+        written.and_then(|()| self.sync()).map(|()| moved)
     }
 
     /// Nothing is pending.

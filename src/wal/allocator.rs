@@ -3,17 +3,20 @@
 //! Both take long (allocating with a full journal, deleting on a disk that discards) and must not stop the writer. A disk that
 //! is full, or a log that has reached its limit, is noticed here, a whole segment early, and tried again every second and
 //! whenever something was released.
+//!
+//! Before a segment is allocated: what the log has on disk (deleted files that still are there or are read, and the quarantine,
+//! included) and the new one must not exceed `max_bytes`, and the filesystem must have `min_free` left afterwards.
 
-use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::position::SegmentId;
-use super::segment::Prepared;
-use super::{Health, Shared};
+use super::prefill::{self, Prefill};
+use super::segment::{Prepared, Segment};
+use super::{Health, Limit, Shared, disk};
 
 /// How long after a failure it is tried again, if nothing was released meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -23,8 +26,8 @@ const TAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// There is no segment to write to.
 #[derive(Clone, Debug)]
 pub(super) enum Unavailable {
-    /// Another segment would exceed `max_size`.
-    Full { max_bytes: u64 },
+    /// There is no room.
+    Full(Limit),
     /// The system says no.
     Failed(String),
 }
@@ -32,7 +35,7 @@ pub(super) enum Unavailable {
 impl From<&Unavailable> for Health {
     fn from(error: &Unavailable) -> Health {
         match error {
-            Unavailable::Full { .. } => Health::Full,
+            Unavailable::Full(limit) => Health::Full(limit.clone()),
             Unavailable::Failed(reason) => Health::Failing(reason.clone()),
         }
     }
@@ -50,7 +53,8 @@ struct State {
     next_id: SegmentId,
     ready: Option<PreparedSegment>,
     failure: Option<Unavailable>,
-    delete: Vec<PathBuf>,
+    /// Released; each is counted until its file is gone.
+    delete: Vec<Arc<Segment>>,
     is_stopping: bool,
 }
 
@@ -77,13 +81,25 @@ impl Allocator {
         self.state.lock().expect("no holder of this lock panics")
     }
 
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// Waits while a segment is being allocated.
+    fn wait(&self) -> MutexGuard<'_, State> {
+        let is_busy = |state: &mut State| state.ready.is_none() && state.failure.is_none();
+        let waited = self.changed.wait_timeout_while(self.lock(), TAKE_TIMEOUT, is_busy);
+        waited.expect("no holder of this lock panics").0
+    }
+
+    /// Whether there is a prepared segment; waits while one is being allocated.
+    pub(super) fn is_ready(&self) -> bool {
+        self.wait().ready.is_some()
+    }
+
     /// The prepared segment; waits while one is being allocated.
     pub(super) fn take(&self) -> Result<PreparedSegment, Unavailable> {
-        let state = self.lock();
-        let (mut state, _) = self
-            .changed
-            .wait_timeout_while(state, TAKE_TIMEOUT, |state| state.ready.is_none() && state.failure.is_none())
-            .expect("no holder of this lock panics");
+        let mut state = self.wait();
         if let Some(ready) = state.ready.take() {
             self.changed.notify_all();
             return Ok(ready);
@@ -98,9 +114,14 @@ impl Allocator {
         Err(failure)
     }
 
-    /// Deletes files, later.
-    pub(super) fn delete(&self, paths: Vec<PathBuf>) {
-        self.lock().delete.extend(paths);
+    /// Deletes segments, later.
+    pub(super) fn delete(&self, segments: Vec<Arc<Segment>>) {
+        self.lock().delete.extend(segments);
+        self.changed.notify_all();
+    }
+
+    /// There may be room now.
+    pub(super) fn wake(&self) {
         self.changed.notify_all();
     }
 
@@ -112,14 +133,20 @@ impl Allocator {
 
     fn run(&self) {
         let shared = &*self.shared;
+        let mut fills = match shared.options.prefill {
+            Prefill::Never => Some(false),
+            Prefill::Always => Some(true),
+            Prefill::Auto => None,
+        };
+        let mut is_first = true;
         let mut state = self.lock();
         loop {
             let delete = std::mem::take(&mut state.delete);
             if !delete.is_empty() {
                 drop(state);
-                for path in delete {
-                    if let Err(error) = fs::remove_file(&path) {
-                        tracing::warn!(path = %path.display(), %error, "cannot delete a released segment");
+                for segment in delete {
+                    if let Err(error) = disk::remove(segment.path()) {
+                        tracing::warn!(path = %segment.path().display(), %error, "cannot delete a released segment");
                     }
                 }
                 state = self.lock();
@@ -127,7 +154,7 @@ impl Allocator {
             }
             if state.is_stopping {
                 if let Some(ready) = state.ready.take() {
-                    let _ = fs::remove_file(shared.directory.prepared_path(ready.id));
+                    let _ = disk::remove(&shared.directory.prepared_path(ready.id));
                 }
                 return;
             }
@@ -137,7 +164,12 @@ impl Allocator {
             }
             let id = state.next_id;
             drop(state);
-            let prepared = prepare(shared, id);
+            // The first one is waited for.
+            let prepared = if std::mem::take(&mut is_first) {
+                prepare(shared, id)
+            } else {
+                prepare(shared, id).and_then(|file| filled(shared, file, &mut fills))
+            };
             state = self.lock();
             match prepared {
                 Ok(file) => {
@@ -149,6 +181,10 @@ impl Allocator {
                     self.changed.notify_all();
                 }
                 Err(failure) => {
+                    // As long as there is a segment to write to, records are taken.
+                    if !shared.is_open.load(Ordering::Acquire) {
+                        shared.set_health(Health::from(&failure));
+                    }
                     state.failure = Some(failure);
                     self.changed.notify_all();
                     (state, _) =
@@ -160,11 +196,43 @@ impl Allocator {
 }
 
 fn prepare(shared: &Shared, id: SegmentId) -> Result<Prepared, Unavailable> {
-    let len = shared.segment_bytes;
-    if shared.usage.bytes() + len > shared.max_bytes {
-        return Err(Unavailable::Full { max_bytes: shared.max_bytes });
+    let options = &shared.options;
+    let len = options.segment_bytes;
+    if shared.usage.bytes() + len > options.max_bytes {
+        return Err(Unavailable::Full(Limit::MaxSize { bytes: options.max_bytes }));
+    }
+    // A filesystem that does not say what is free will say when it is full.
+    if options.min_free > 0
+        && let Ok(free) = disk::free_bytes(shared.directory.path())
+        && free < options.min_free + len
+    {
+        return Err(Unavailable::Full(Limit::MinFree { bytes: options.min_free, free }));
     }
     let path = shared.directory.prepared_path(id);
     Prepared::create(path.clone(), len, &shared.usage)
-        .map_err(|error| Unavailable::Failed(format!("allocating {len} bytes as {}: {error}", path.display())))
+        .map_err(|error| unavailable(&error, &format!("allocating {len} bytes as {}", path.display())))
+}
+
+/// Fills a segment with zeroes if that is wanted; finds out whether it is.
+fn filled(shared: &Shared, file: Prepared, fills: &mut Option<bool>) -> Result<Prepared, Unavailable> {
+    let fill = match *fills {
+        Some(fill) => Ok(fill),
+        None => prefill::pays(&file, shared.options.segment_bytes).inspect(|pays| {
+            tracing::info!(pays, "measured whether segments filled ahead make syncs faster (wal.prefill = \"auto\")");
+            *fills = Some(*pays);
+        }),
+    };
+    match fill.and_then(|fill| if fill { file.fill() } else { Ok(()) }) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            let failure = unavailable(&error, "filling a segment with zeroes");
+            file.remove();
+            Err(failure)
+        }
+    }
+}
+
+fn unavailable(error: &io::Error, what: &str) -> Unavailable {
+    let reason = format!("{what}: {error}");
+    if disk::is_full(error) { Unavailable::Full(Limit::Disk { reason }) } else { Unavailable::Failed(reason) }
 }

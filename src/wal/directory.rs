@@ -4,23 +4,23 @@
 //! LOCK                            held (flock) while a process uses the log; holds its pid for people
 //! seg-<id, 20 digits>.wal         the segments; ids ascend for ever
 //! next-<id, 20 digits>.tmp        a segment being allocated; removed at start
+//! quarantine/                     what could not be used, for people (see `quarantine`)
 //! ```
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File as LockFile, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::FlockOperation;
 
+use super::disk;
 use super::position::SegmentId;
 
 /// The directory of a log, locked by this process until dropped.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
-    /// For syncing names.
-    handle: File,
-    _lock: File,
+    _lock: LockFile,
 }
 
 /// The directory cannot be used.
@@ -55,8 +55,7 @@ impl Directory {
             let path = path.to_owned();
             move |source| DirectoryError::Io { path, source }
         };
-        create_durably(path).map_err(io_error(path))?;
-        let handle = File::open(path).map_err(io_error(path))?;
+        disk::create_directory(path).map_err(io_error(path))?;
         let lock_path = path.join("LOCK");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -78,7 +77,7 @@ impl Directory {
         }
         // The pid is for people only: a full disk is no reason not to start.
         let _ = lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id()));
-        Ok(Directory { path: path.to_owned(), handle, _lock: lock })
+        Ok(Directory { path: path.to_owned(), _lock: lock })
     }
 
     /// Where it is.
@@ -90,7 +89,7 @@ impl Directory {
     /// The path of a segment.
     #[must_use]
     pub fn segment_path(&self, id: SegmentId) -> PathBuf {
-        self.path.join(format!("seg-{:020}.wal", id.0))
+        segment_path(&self.path, id)
     }
 
     /// The path under which a segment is allocated.
@@ -99,12 +98,18 @@ impl Directory {
         self.path.join(format!("next-{:020}.tmp", id.0))
     }
 
+    /// Where what could not be used is kept.
+    #[must_use]
+    pub fn quarantine_path(&self) -> PathBuf {
+        self.path.join("quarantine")
+    }
+
     /// Makes names created, renamed and removed so far durable.
     ///
     /// # Errors
     /// What the system says.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fsync(&self.handle)?)
+        disk::sync_directory(&self.path)
     }
 
     /// Removes what an earlier process had allocated and not taken into use.
@@ -112,56 +117,43 @@ impl Directory {
     /// # Errors
     /// The directory cannot be listed.
     pub fn remove_left_overs(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.path)? {
-            let entry = entry?;
-            if entry.file_name().to_str().is_some_and(|name| numbered(name, "next-", ".tmp").is_some()) {
-                let _ = fs::remove_file(entry.path());
+        for name in disk::list(&self.path)? {
+            if numbered(&name, "next-", ".tmp").is_some() {
+                let _ = disk::remove(&self.path.join(name));
             }
         }
         Ok(())
     }
 
-    /// The segments' ids, ascending.
+    /// The files that are called as segments are, ascending.
     ///
     /// # Errors
     /// The directory cannot be listed.
     pub fn segments(&self) -> io::Result<Vec<SegmentId>> {
-        let mut ids = Vec::new();
-        for entry in fs::read_dir(&self.path)? {
-            let name = entry?.file_name();
-            let Some(name) = name.to_str() else { continue };
-            if let Some(id) = numbered(name, "seg-", ".wal") {
-                ids.push(SegmentId(id));
-            }
-        }
-        ids.sort_unstable();
-        Ok(ids)
+        segments(&self.path)
     }
+}
+
+/// The path of a segment in a directory.
+#[must_use]
+pub fn segment_path(directory: &Path, id: SegmentId) -> PathBuf {
+    directory.join(format!("seg-{:020}.wal", id.0))
+}
+
+/// The files in a directory that are called as segments are, ascending. Needs no lock.
+///
+/// # Errors
+/// The directory cannot be listed.
+pub fn segments(directory: &Path) -> io::Result<Vec<SegmentId>> {
+    let names = disk::list(directory)?;
+    let mut ids: Vec<_> = names.iter().filter_map(|name| numbered(name, "seg-", ".wal")).map(SegmentId).collect();
+    ids.sort_unstable();
+    Ok(ids)
 }
 
 fn numbered(name: &str, prefix: &str, suffix: &str) -> Option<u64> {
     let digits = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
     (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
-}
-
-/// Creates a directory and syncs the one in which each new name appears.
-///
-/// # Errors
-/// What the system says.
-pub fn create_durably(path: &Path) -> io::Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let parent = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    create_durably(parent)?;
-    match fs::create_dir(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        other => other?,
-    }
-    File::open(parent)?.sync_all()
 }
 
 #[cfg(test)]
@@ -186,10 +178,10 @@ mod tests {
         for name in
             ["seg-00000000000000000007.wal", "seg-00000000000000000003.wal", "seg-7.wal", "seg-x.wal", "foreign"]
         {
-            File::create(dir.path().join(name)).unwrap();
+            fs::File::create(dir.path().join(name)).unwrap();
         }
         let left_over = directory.prepared_path(SegmentId(9));
-        File::create(&left_over).unwrap();
+        fs::File::create(&left_over).unwrap();
         assert_eq!(directory.segments().unwrap(), [SegmentId(3), SegmentId(7)]);
         directory.remove_left_overs().unwrap();
         assert!(!left_over.exists());

@@ -30,19 +30,27 @@
 
 mod allocator;
 pub mod directory;
+pub mod disk;
+pub mod findings;
 pub mod position;
+mod prefill;
+mod quarantine;
 pub mod reader;
 pub mod record;
 mod recovery;
 pub mod segment;
+pub mod usage;
 pub mod writer;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -51,12 +59,17 @@ use tokio::sync::watch;
 
 use allocator::Allocator;
 use directory::Directory;
+pub use findings::{Finding, Findings};
 pub use position::{Mark, Place, Position, Readable, SegmentId};
+pub use prefill::Prefill;
+use quarantine::Quarantine;
 pub use reader::{Cursor, Record, Step};
+use recovery::Unreadable;
 pub use recovery::{RecoveryError, Report};
-use segment::{DATA_START, DiskUsage, SEAL_LEN, Segment};
-use writer::Writer;
+use segment::{BadSegment, DATA_START, Seal, Segment, TRAILER_LEN};
+use usage::{Charge, DiskUsage};
 pub use writer::{AppendError, Appended, Appender, Ticket};
+use writer::{Job, Writer};
 
 /// When a record counts as appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +84,16 @@ pub enum SyncMode {
     Never,
 }
 
+/// What a start makes of a log that is damaged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recovery {
+    /// It goes on with everything that can be read, and reports the rest.
+    #[default]
+    Tolerate,
+    /// It ends with an error and changes nothing, if there is more to report than a torn tail.
+    Strict,
+}
+
 /// How a log is opened.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -78,15 +101,34 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Most bytes on disk, everything counted; at least twice a segment.
     pub max_bytes: u64,
+    /// Bytes of the filesystem that are left to others: with less the log counts as full.
+    pub min_free: u64,
     /// When a record counts as appended.
     pub sync: SyncMode,
+    /// What is made of damage.
+    pub recovery: Recovery,
+    /// Whether segments are filled with zeroes ahead of their use.
+    pub prefill: Prefill,
 }
 
 impl Options {
+    /// The usual ones.
+    #[must_use]
+    pub fn new(segment_bytes: u64, max_bytes: u64) -> Options {
+        Options {
+            segment_bytes,
+            max_bytes,
+            min_free: 0,
+            sync: SyncMode::Always,
+            recovery: Recovery::default(),
+            prefill: Prefill::default(),
+        }
+    }
+
     /// Most bytes that a record of a log with such segments can take.
     #[must_use]
     pub fn record_bytes_max(segment_bytes: u64) -> u64 {
-        segment_bytes.saturating_sub(DATA_START + SEAL_LEN) / record::ALIGN * record::ALIGN
+        segment_bytes.saturating_sub(DATA_START + TRAILER_LEN) / record::ALIGN * record::ALIGN
     }
 }
 
@@ -106,10 +148,47 @@ pub struct Floor {
 pub enum Health {
     /// As far as known.
     Working,
-    /// `max_bytes` is reached.
-    Full,
+    /// There is no room for another segment.
+    Full(Limit),
     /// The disk does not take it.
     Failing(String),
+}
+
+/// What there is no room by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// Another segment would exceed [`Options::max_bytes`].
+    MaxSize {
+        /// The limit.
+        bytes: u64,
+    },
+    /// The filesystem would be left with less than [`Options::min_free`].
+    MinFree {
+        /// The limit.
+        bytes: u64,
+        /// What is left.
+        free: u64,
+    },
+    /// The filesystem is full, of bytes or files, or a quota is used up.
+    Disk {
+        /// What the system says.
+        reason: String,
+    },
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Limit::MaxSize { bytes } => write!(f, "another segment would exceed wal.max_size, {bytes} bytes"),
+            Limit::MinFree { bytes, free } => {
+                write!(
+                    f,
+                    "the filesystem has {free} bytes left, and wal.min_free asks for {bytes} beside another segment"
+                )
+            }
+            Limit::Disk { reason } => write!(f, "the filesystem has no room for another segment: {reason}"),
+        }
+    }
 }
 
 /// Is told what the log does, on the log's own threads: be quick.
@@ -129,6 +208,8 @@ pub struct SegmentInfo {
     pub last: Position,
     /// Bytes on disk.
     pub bytes: u64,
+    /// What it holds, if nothing will be added to it.
+    pub closed: Option<Seal>,
 }
 
 /// How far a segment reaches for readers.
@@ -163,14 +244,21 @@ impl Busy {
 struct Shared {
     directory: Directory,
     log_id: [u8; 16],
-    segment_bytes: u64,
-    max_bytes: u64,
+    options: Options,
     segments: Mutex<BTreeMap<SegmentId, Arc<Segment>>>,
+    /// Files that may be part of the log and could not be read so far.
+    unreadable: Mutex<Vec<Unreadable>>,
+    findings: Mutex<Findings>,
+    quarantine: Quarantine,
     readable: watch::Sender<Readable>,
     /// The last position that a sync covered.
     durable: AtomicU64,
     health: watch::Sender<Health>,
     busy: Busy,
+    /// To the writer; taken away when the log is closed.
+    control: Mutex<Option<Sender<Job>>>,
+    /// The writer has a segment to write to.
+    is_open: AtomicBool,
     usage: DiskUsage,
     observer: Arc<dyn Observer>,
 }
@@ -225,7 +313,7 @@ impl Shared {
     /// One consistent view of a segment: its end and the mark at that end belong together.
     fn extent(&self, segment: &Segment) -> Extent {
         let closed = |segment: &Segment| {
-            segment.closed().map(|closed| Extent { end: closed.end, last: closed.last, is_closed: true })
+            segment.closed().map(|seal| Extent { end: seal.data_end, last: seal.last, is_closed: true })
         };
         if let Some(extent) = closed(segment) {
             return extent;
@@ -239,6 +327,104 @@ impl Shared {
         closed(segment).unwrap_or(Extent { end: DATA_START, last: segment.header().before, is_closed: false })
     }
 
+    /// What is wrong, counted once; a copy of the bytes is kept if they are in `segment` and there is room.
+    fn found(&self, mut finding: Finding, segment: Option<&Segment>) {
+        if self.findings().knows(&finding) {
+            return;
+        }
+        finding.kept = match (finding.kind, segment) {
+            (findings::Kind::Damage, Some(segment)) => {
+                // Two segments are what the log needs to go on.
+                let room = self.options.max_bytes.saturating_sub(self.usage.bytes() + 2 * self.options.segment_bytes);
+                self.quarantine.keep_range(segment, &finding, room)
+            }
+            (findings::Kind::Unusable, _) => self.quarantine.take_away(&finding),
+            _ => None,
+        };
+        let mut findings = self.findings();
+        if !findings.knows(&finding) {
+            findings.add(finding);
+        }
+    }
+
+    fn findings(&self) -> MutexGuard<'_, Findings> {
+        self.findings.lock().expect("no holder of this lock panics")
+    }
+
+    fn unreadable(&self) -> MutexGuard<'_, Vec<Unreadable>> {
+        self.unreadable.lock().expect("no holder of this lock panics")
+    }
+
+    /// A file between two segments (or behind the last) that may be part of the log, and still cannot be read. If it can be read by
+    /// now, it is a segment from here on.
+    fn unreadable_between(&self, after: Option<SegmentId>, before: Option<SegmentId>) -> Option<io::Error> {
+        let is_between =
+            |id: SegmentId| after.is_none_or(|after| after < id) && before.is_none_or(|before| id < before);
+        let file = self.unreadable().iter().find(|file| is_between(file.id)).cloned()?;
+        match self.open_late(&file, false) {
+            Ok(()) => None,
+            Err(BadSegment::Io(error)) => {
+                Some(io::Error::new(error.kind(), format!("{}: {error}", file.path.display())))
+            }
+            Err(why) => {
+                self.forget_unreadable(&file, &why.to_string());
+                None
+            }
+        }
+    }
+
+    /// Takes what cannot be read between two segments for damaged, as far as it still cannot.
+    fn give_up_unreadable_between(&self, after: Option<SegmentId>, before: Option<SegmentId>) {
+        let is_between =
+            |id: SegmentId| after.is_none_or(|after| after < id) && before.is_none_or(|before| id < before);
+        let files: Vec<_> = self.unreadable().iter().filter(|file| is_between(file.id)).cloned().collect();
+        for file in files {
+            if let Err(why) = self.open_late(&file, true) {
+                self.forget_unreadable(&file, &why.to_string());
+            }
+        }
+    }
+
+    fn open_late(&self, file: &Unreadable, takes_unreadable_for_damage: bool) -> Result<(), BadSegment> {
+        // One at a time: two readers must not make two segments of one file.
+        let mut unreadable = self.unreadable();
+        if !unreadable.iter().any(|other| other.id == file.id) {
+            return Ok(());
+        }
+        let end = self.segment_after(file.id).map(|next| next.header().before.position);
+        let (segment, found) = recovery::open_late(file, self.log_id, end, takes_unreadable_for_damage, &self.usage)?;
+        tracing::info!(path = %file.path.display(), "a segment that could not be read can be read now");
+        self.add_segment(segment.clone());
+        unreadable.retain(|other| other.id != file.id);
+        drop(unreadable);
+        for finding in found {
+            self.found(finding, Some(&segment));
+        }
+        Ok(())
+    }
+
+    fn forget_unreadable(&self, file: &Unreadable, reason: &str) {
+        tracing::error!(path = %file.path.display(), %reason, "a file of the log is given up; nobody knows how much was in it");
+        self.unreadable().retain(|other| other.id != file.id);
+    }
+
+    /// How much further the samples before `position` have been counted than the totals of records there say: a segment that could not
+    /// be read when the next one was made, and can be read now, is not part of the totals of the later ones.
+    fn uncounted(&self, position: Position) -> u64 {
+        let segments = self.segments();
+        let mut uncounted = 0;
+        let mut last = Mark::default();
+        for segment in segments.values() {
+            let before = segment.header().before;
+            if before.position > position {
+                break;
+            }
+            uncounted += last.total.saturating_sub(before.total);
+            last = segment.closed().map_or(before, |seal| seal.last);
+        }
+        uncounted
+    }
+
     fn set_health(&self, health: Health) {
         self.health.send_if_modified(|now| {
             let changed = *now != health;
@@ -246,9 +432,9 @@ impl Shared {
             if std::mem::discriminant(now) != std::mem::discriminant(&health) {
                 match &health {
                     Health::Working => tracing::info!("the log takes records again"),
-                    Health::Full => tracing::error!(
-                        max_bytes = self.max_bytes,
-                        "the log is full: upstreams get 503 until targets have taken what they are owed"
+                    Health::Full(limit) => tracing::error!(
+                        %limit,
+                        "the log is full: upstreams get 503 until targets have taken what they are owed, or something is given up"
                     ),
                     Health::Failing(reason) => {
                         tracing::error!(%reason, "the log cannot be written: upstreams get 503 until it can");
@@ -297,6 +483,7 @@ impl Closer {
     /// Waits until everything appended is synced and sealed. Every [`Appender`] must have been dropped, or this waits for ever.
     pub fn close(self) {
         let Closer { writer, allocator, handle } = self;
+        handle.shared().control.lock().expect("no holder of this lock panics").take();
         let _ = writer.join();
         handle.stop();
         let _ = allocator.join();
@@ -319,33 +506,47 @@ impl Log {
         observer: Arc<dyn Observer>,
     ) -> Result<Opened, RecoveryError> {
         let usage = DiskUsage::default();
-        let recovered = recovery::recover(&directory, &usage, savepoints)?;
-        let (mut last, mut newest) = (recovered.last, recovered.newest);
+        let recovered = recovery::recover(&directory, &usage, savepoints, options.segment_bytes, options.recovery)?;
+        let (mut last, mut newest, mut is_beyond) = (recovered.last, recovered.newest, recovered.is_beyond);
         for floor in savepoints.iter().filter(|floor| recovered.log_id.is_none_or(|ours| ours == floor.log_id)) {
-            last.position = last.position.max(floor.settled.position);
-            last.total = last.total.max(floor.settled.total);
+            if floor.settled.position > last.position {
+                // Totals of different lives are not compared: those of the log may have fallen behind where it could not be read.
+                last = Mark { position: floor.settled.position, total: floor.settled.total.max(last.total) };
+                is_beyond = true;
+            }
             newest = newest.max(floor.segment);
         }
         let is_new = recovered.is_empty;
+        let quarantine = Quarantine::open(directory.quarantine_path(), options.max_bytes, &usage);
         let shared = Arc::new(Shared {
             directory,
             log_id: recovered.log_id.unwrap_or_else(random_id),
-            segment_bytes: options.segment_bytes,
-            max_bytes: options.max_bytes,
+            options,
             segments: Mutex::default(),
+            unreadable: Mutex::new(recovered.unreadable),
+            findings: Mutex::default(),
+            quarantine,
             readable: watch::Sender::new(Readable { mark: last, place: Place::default() }),
             durable: AtomicU64::new(last.position.0),
             health: watch::Sender::new(Health::Working),
             busy: Busy::default(),
+            control: Mutex::new(None),
+            is_open: AtomicBool::new(false),
             usage,
             observer,
         });
         for segment in recovered.segments {
             shared.add_segment(segment);
         }
+        for (finding, segment) in recovered.findings {
+            shared.found(finding, segment.as_deref());
+        }
         let (allocator, allocator_thread) = Allocator::spawn(shared.clone(), SegmentId(newest.0 + 1))?;
-        let writer = Writer::new(shared.clone(), allocator.clone(), options.sync, last);
-        let (appender, writer_thread) = writer.spawn(Options::record_bytes_max(options.segment_bytes))?;
+        let writer = Writer::new(shared.clone(), allocator.clone(), last);
+        // Readers must come to know that there is nothing up to `last`.
+        let opens_at_once = is_beyond && !is_new;
+        let (appender, writer_thread) =
+            writer.spawn(Options::record_bytes_max(options.segment_bytes), opens_at_once)?;
         let log = Log { shared, allocator: allocator.clone() };
         let closer = Closer { writer: writer_thread, allocator: allocator_thread, handle: allocator };
         Ok(Opened { log, appender, report: recovered.report, is_new, closer })
@@ -410,6 +611,7 @@ impl Log {
                 first: segment.header().before.position.next(),
                 last: self.shared.extent(segment).last.position,
                 bytes: segment.disk_bytes(),
+                closed: segment.closed().copied(),
             })
             .collect()
     }
@@ -423,7 +625,13 @@ impl Log {
     /// The limit of [`Log::disk_bytes`].
     #[must_use]
     pub fn max_bytes(&self) -> u64 {
-        self.shared.max_bytes
+        self.shared.options.max_bytes
+    }
+
+    /// Bytes of a segment.
+    #[must_use]
+    pub fn segment_bytes(&self) -> u64 {
+        self.shared.options.segment_bytes
     }
 
     /// Bytes of records from `place` on.
@@ -440,35 +648,132 @@ impl Log {
             .sum()
     }
 
+    /// Samples between two points of the log, also where the totals in it do not tell.
+    #[must_use]
+    pub fn samples_between(&self, from: Mark, to: Mark) -> u64 {
+        let counted = |mark: Mark| mark.total + self.shared.uncounted(mark.position);
+        counted(to).saturating_sub(counted(from))
+    }
+
     /// The end of the oldest segment that could be released: the mark there, and where the next record is.
     #[must_use]
     pub fn oldest_closed_end(&self) -> Option<(Mark, Place)> {
         let segment = self.shared.first_segment()?;
-        let closed = segment.closed()?;
-        Some((closed.last, Place { segment: segment.id(), offset: closed.end }))
+        let seal = segment.closed()?;
+        Some((seal.last, Place { segment: segment.id(), offset: seal.data_end }))
     }
 
     /// Gives up the segments whose records all lie at or below `settled`. The active segment stays.
     pub fn release(&self, settled: Position) -> Vec<SegmentInfo> {
+        self.release_unless(settled, |_| false)
+    }
+
+    /// The same, up to the first one that somebody wants kept.
+    pub fn release_unless(&self, settled: Position, mut is_kept: impl FnMut(&Seal) -> bool) -> Vec<SegmentInfo> {
         let mut released = Vec::new();
-        let mut paths = Vec::new();
-        self.shared.segments().retain(|_, segment| match segment.closed() {
-            Some(closed) if closed.last.position <= settled => {
-                released.push(SegmentInfo {
-                    id: segment.id(),
-                    first: segment.header().before.position.next(),
-                    last: closed.last.position,
-                    bytes: segment.disk_bytes(),
-                });
-                paths.push(segment.path().to_owned());
-                false
+        let mut deleted = Vec::new();
+        let mut segments = self.shared.segments();
+        // From the oldest on: what is behind a segment that stays, stays.
+        while let Some(oldest) = segments.first_entry() {
+            let segment = oldest.get();
+            let Some(seal) = segment.closed().copied() else { break };
+            if seal.last.position > settled || is_kept(&seal) {
+                break;
             }
-            _ => true,
-        });
-        if !paths.is_empty() {
-            self.allocator.delete(paths);
+            released.push(SegmentInfo {
+                id: segment.id(),
+                first: segment.header().before.position.next(),
+                last: seal.last.position,
+                bytes: segment.disk_bytes(),
+                closed: Some(seal),
+            });
+            deleted.push(oldest.remove());
+        }
+        drop(segments);
+        if !deleted.is_empty() {
+            self.allocator.delete(deleted);
         }
         released
+    }
+
+    /// Closes the active segment, if there are records in it and none are waiting, so that it can be released. The next record opens
+    /// another. Returns at once.
+    pub fn seal_active(&self) {
+        if let Some(writer) = &*self.shared.control.lock().expect("no holder of this lock panics") {
+            let _ = writer.send(Job::Seal);
+        }
+    }
+
+    /// When a full log should look again whether there is room.
+    pub fn look_for_room(&self) {
+        self.shared.quarantine.recount();
+        self.allocator.wake();
+    }
+
+    /// In a full log: deletes the oldest thing in quarantine. Whether there was one.
+    pub fn drop_from_quarantine(&self) -> bool {
+        self.shared.quarantine.drop_oldest()
+    }
+
+    /// Wakes whenever [`Log::health`] changes (but for a disk that hangs).
+    #[must_use]
+    pub fn health_changes(&self) -> watch::Receiver<Health> {
+        self.shared.health.subscribe()
+    }
+
+    /// What was found wrong so far.
+    #[must_use]
+    pub fn findings(&self) -> Findings {
+        self.shared.findings().clone()
+    }
+
+    /// Counts bytes that others keep in the log's directory towards `max_bytes`, until the charge is dropped.
+    #[must_use]
+    pub fn charge(&self, bytes: u64) -> Charge {
+        self.shared.usage.charge(bytes)
+    }
+
+    /// The point before the record at `place`, if there is one.
+    #[must_use]
+    pub fn mark_at(&self, place: Place) -> Option<Mark> {
+        let segment = self.shared.segment(place.segment)?;
+        let header = segment.read_header(place.offset, self.shared.extent(&segment).end).ok()??;
+        Some(Mark { position: header.position.previous(), total: header.total_before() })
+    }
+
+    /// The point before the first record that was received at or after `received_ms`; the end, if there is none. Reads headers of one
+    /// segment.
+    #[must_use]
+    pub fn mark_at_time(&self, received_ms: i64) -> (Mark, Place) {
+        let end = self.readable();
+        let segments: Vec<_> = self.shared.segments().values().cloned().collect();
+        for segment in segments {
+            if segment.closed().is_some_and(|seal| seal.records > 0 && seal.received_ms.1 < received_ms) {
+                continue;
+            }
+            let extent = self.shared.extent(&segment);
+            if let Some(found) = segment.first_record(extent.end, |header| header.received_ms >= received_ms) {
+                return found;
+            }
+        }
+        (end.mark, end.place)
+    }
+
+    /// The point before the record at `position`, or before the next one that there is; the end, if there is none. Reads headers of one
+    /// segment.
+    #[must_use]
+    pub fn mark_before(&self, position: Position) -> (Mark, Place) {
+        let end = self.readable();
+        let holding = self.shared.segment_holding(position).or_else(|| self.shared.first_segment());
+        let mut next = holding;
+        while let Some(segment) = next {
+            let extent = self.shared.extent(&segment);
+            if let Some(found) = segment.first_record(extent.end, |header| header.position >= position) {
+                return found;
+            }
+            next = self.shared.segment_after(segment.id());
+        }
+        (end.mark, end.place)
     }
 }
 

@@ -24,6 +24,12 @@ impl Position {
     pub fn previous(self) -> Position {
         Position(self.0.saturating_sub(1))
     }
+
+    /// The positions behind this one up to `last`, the first and the last of them, if there are any.
+    #[must_use]
+    pub fn up_to(self, last: Position) -> Option<(Position, Position)> {
+        (self < last).then(|| (self.next(), last))
+    }
 }
 
 impl fmt::Display for Position {

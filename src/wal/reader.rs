@@ -7,6 +7,9 @@
 //!                   End         nothing more is readable now
 //! ```
 //!
+//! Where a file that may be part of the log could not be read at the start, a cursor waits in front of it: it is tried again with each
+//! step, until it can be read or is given up.
+//!
 //! A cursor carries a [`Mark`], and each record's header carries the running total before it. So whatever lies between (a
 //! damaged record, a missing segment, a jump of positions after a crash) is one subtraction, and there is one kind of gap.
 //!
@@ -18,9 +21,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::Shared;
+use super::findings::{Finding, Kind};
 use super::position::{Mark, Place, Position};
 use super::record::{self, Header, Meta};
 use super::segment::{DATA_START, PAGE, Segment};
+use super::writer::now_ms;
 
 /// What a cursor came upon.
 #[derive(Debug)]
@@ -74,6 +79,8 @@ pub struct Cursor {
     at: Option<At>,
     /// Bytes that cannot be read are taken for damage, up to here in the segment at hand.
     given_up: u64,
+    /// Where in the segment at hand the bytes begin that were stepped over and not yet counted.
+    damaged_from: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -100,7 +107,7 @@ impl Cursor {
                 At { segment, offset }
             }),
         };
-        Cursor { log, mark, at, given_up: 0 }
+        Cursor { log, mark, at, given_up: 0, damaged_from: None }
     }
 
     /// The point up to which this cursor has read.
@@ -113,27 +120,37 @@ impl Cursor {
     pub fn next_step(&mut self) -> Step {
         loop {
             let Some(at) = &self.at else {
+                let first = self.log.first_segment();
+                if let Some(error) = self.log.unreadable_between(None, first.as_ref().map(|first| first.id())) {
+                    return Step::Unreadable(error);
+                }
+                // What could be read after all comes first.
                 let Some(segment) = self.log.first_segment() else { return Step::End };
                 if let Some(gap) = self.enter(segment, "the log begins later") {
                     return gap;
                 }
                 continue;
             };
-            let (id, offset) = (at.segment.id(), at.offset);
-            let extent = self.log.extent(&at.segment);
+            let (segment, offset) = (at.segment.clone(), at.offset);
+            let extent = self.log.extent(&segment);
             if offset < extent.end {
                 match self.step_within(extent.end) {
                     Some(step) => return step,
                     None => continue,
                 }
             }
+            self.count_damage(extent.end, extent.last);
             if let Some(gap) = self.gap_to(extent.last, "records at the end of a segment are damaged") {
                 return gap;
             }
             if !extent.is_closed {
                 return Step::End;
             }
-            let Some(next) = self.log.segment_after(id) else { return Step::End };
+            let next = self.log.segment_after(segment.id()).map(|next| next.id());
+            if let Some(error) = self.log.unreadable_between(Some(segment.id()), next) {
+                return Step::Unreadable(error);
+            }
+            let Some(next) = self.log.segment_after(segment.id()) else { return Step::End };
             if let Some(gap) = self.enter(next, "a segment is missing, or positions were skipped after a crash") {
                 return gap;
             }
@@ -145,13 +162,15 @@ impl Cursor {
         let before = segment.header().before;
         self.at = Some(At { segment, offset: DATA_START });
         self.given_up = 0;
+        self.damaged_from = None;
         self.gap_to(before, otherwise)
     }
 
     /// If `to` lies beyond the cursor's mark: moves there and says so.
     fn gap_to(&mut self, to: Mark, what: &str) -> Option<Step> {
-        // Positions without a gap and totals with one: nobody writes such a log, but damage must not stop a reader.
-        if to.position < self.mark.position || to.total <= self.mark.total && to.position == self.mark.position {
+        // Behind a segment that could not be read when the next one was made, totals are less than before: the gap is of no sample, and
+        // the mark becomes one of the later segment.
+        if to.position < self.mark.position || to == self.mark {
             return None;
         }
         let at = self.at.as_ref().expect("a gap is found at a place");
@@ -168,41 +187,77 @@ impl Cursor {
         Some(Step::Gap { from, to, place, reason })
     }
 
-    /// Takes the place that could not be read for damage: the next step goes on behind it.
+    /// Takes what could not be read for damaged: the next step goes on behind it.
     pub fn give_up_unreadable(&mut self) {
-        if let Some(at) = &self.at {
-            self.given_up = at.offset + 1;
+        let here = self.at.as_ref().map(|at| at.segment.id());
+        let next = match here {
+            Some(id) => self.log.segment_after(id),
+            None => self.log.first_segment(),
+        };
+        match &self.at {
+            Some(at) if at.offset < self.log.extent(&at.segment).end => self.given_up = at.offset + 1,
+            _ => self.log.give_up_unreadable_between(here, next.map(|next| next.id())),
         }
     }
 
-    /// The next step within what is readable of the segment at hand; `None` after damage was stepped over.
+    /// Records that bytes from where damage began up to `end` are not what they were; `to` is the mark behind them.
+    fn count_damage(&mut self, end: u64, to: Mark) {
+        let (Some(offset), Some(at)) = (self.damaged_from.take(), &self.at) else { return };
+        let positions = self.mark.position.up_to(to.position);
+        if positions.is_none() {
+            return;
+        }
+        let finding = Finding {
+            kind: Kind::Damage,
+            segment: at.segment.id(),
+            path: at.segment.path().to_owned(),
+            offset,
+            bytes: end - offset,
+            positions,
+            samples: to.total.saturating_sub(self.mark.total),
+            reason: "records are damaged".into(),
+            found_ms: now_ms(),
+            kept: None,
+        };
+        self.log.found(finding, Some(&at.segment));
+    }
+
+    /// The next step within what is readable of the segment at hand; `None` after something was stepped over.
     fn step_within(&mut self, end: u64) -> Option<Step> {
         let mark = self.mark;
         let at = self.at.as_mut().expect("the caller found a place");
         let is_given_up = at.offset < self.given_up;
         let header = match at.segment.read_header(at.offset, end) {
-            Ok(header) => header.filter(|header| header.position > mark.position),
+            Ok(header) => header,
             Err(error) if !is_given_up => return Some(Step::Unreadable(error)),
             Err(_) => None,
         };
         let Some(header) = header else {
             // Damage. Whatever valid record comes next, the totals say what is missing before it.
             let search = at.segment.find_header(at.offset + record::ALIGN, end, mark.position);
-            at.offset = match (search.found, search.unreadable) {
+            let to = match (search.found, search.unreadable) {
                 (_, Some(error)) if !is_given_up => return Some(Step::Unreadable(error)),
                 (Some((offset, _)), _) => offset,
                 // Only as much as had to be given up: what lies behind may be readable soon.
-                (None, Some(_)) => (at.offset / PAGE + 1) * PAGE,
+                (None, Some(_)) => ((at.offset / PAGE + 1) * PAGE).min(end),
                 (None, None) => end,
             };
+            self.damaged_from.get_or_insert(at.offset);
+            at.offset = to;
             return None;
         };
+        if header.position <= mark.position {
+            at.offset += header.stored_len();
+            return None;
+        }
         let payload = match read_payload(&at.segment, at.offset, &header) {
             Ok(payload) => payload,
             Err(error) if !is_given_up => return Some(Step::Unreadable(error)),
             Err(_) => None,
         };
+        let offset = at.offset;
         let before = Mark { position: header.position.previous(), total: header.total_before() };
+        self.count_damage(offset, before);
         if let Some(gap) = self.gap_to(before, "records are damaged or missing") {
             return Some(gap);
         }
@@ -215,7 +270,11 @@ impl Cursor {
                 self.mark = to;
                 Some(Step::Record(Record { header, meta, body, next }))
             }
-            None => self.gap_to(to, "a record's body is damaged"),
+            None => {
+                self.damaged_from = Some(offset);
+                self.count_damage(next.offset, to);
+                self.gap_to(to, "a record's body is damaged")
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! ```text
 //!  valid record ------> next record
 //!  anything else -----> look for the next valid record, every 64 bytes
-//!     found, and it proves that what is missing         damage: stepped over; readers count what is missing by the totals
+//!     found, and it proves that what is missing         damage: stepped over, and counted by the totals
 //!       was acknowledged (its position - unacknowledged)
 //!     none, or it does not prove it                     a torn tail: never acknowledged; the records end here, and what lies
 //!                                                       behind it, never acknowledged either, is cut with it
@@ -15,63 +15,73 @@
 //!
 //! A segment ends where the next one of the same log begins: records at or above its first position do not exist.
 //!
-//! After the scan the seal is written behind the last record that counts, and the unused rest of the file is given back, so that a
-//! loop of crashes does not fill the disk. A segment in which nothing was ever written is deleted.
+//! # It always starts
+//! First everything is looked at, then something is done about it; with [`Recovery::Strict`] nothing is done, and the start ends with
+//! an error, if there is anything but a torn tail to report.
 //!
-//! **An error is not damage.** What the disk does not give at this start it may give at the next, and what a later version wrote that
-//! version can read: so such a start ends with the error, and nothing is sealed, cut or deleted for it. Damage (checksums that are wrong)
-//! and files that are not ours never stop a start: they are reported and left alone.
+//! | found | done |
+//! |---|---|
+//! | a segment without a seal | scanned; sealed behind its last record; the unused rest is given back |
+//! | a segment without records | deleted |
+//! | a damaged range | stepped over; a copy of it goes to `quarantine/` |
+//! | a damaged header | the copy of it is used |
+//! | names exchanged | what the header says counts |
+//! | a second copy, an empty or foreign file, one of another log, both headers damaged | moved to `quarantine/` |
+//! | a later format | left alone, for the version that can read it |
+//! | a file that cannot be read *now* | left alone; readers that need it wait for it for a while (see [`super::reader`]) |
+//!
+//! Nobody knows what a file at the end of the log holds that cannot be read. So that nothing of it is ever taken for something else, new
+//! positions begin above all that could be in it.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::Floor;
 use super::directory::Directory;
+use super::disk;
+use super::findings::{Finding, Kind};
 use super::position::{Mark, Position, SegmentId};
-use super::record;
-use super::segment::{BadSegment, Closed, DATA_START, DiskUsage, Seal, Segment};
+use super::record::{self, HEADER_LEN};
+use super::segment::{BadSegment, Seal, Segment};
+use super::usage::DiskUsage;
+use super::writer::now_ms;
+use super::{Floor, Recovery};
 
-/// The log cannot be opened now, and nothing of it was changed.
+/// The log cannot be opened. Nothing of it was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
-    /// A file of it.
-    #[error("{}", path.display())]
-    Segment {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: BadSegment,
+    /// Something is wrong with it, and it was asked for not to go on then.
+    #[error("{count} thing(s) are wrong with the log, and wal.recovery = \"strict\"; the first: {}: {}", first.path.display(), first.reason)]
+    Strict {
+        /// How many findings there are.
+        count: usize,
+        /// One of them.
+        first: Box<Finding>,
     },
-    /// The directory, or a thread.
+    /// The directory cannot be listed, or a thread not be started.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// What was found at start, for the log and for people.
-#[derive(Debug, Default)]
+/// What a start cost and cut.
+#[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Segments that had no valid seal and were scanned.
     pub scanned: usize,
     /// Bytes of a torn tail that were cut. Never acknowledged, as far as can be told; with another mode than
     /// [`SyncMode::Always`](super::SyncMode::Always) a power cut may have taken the record that would tell.
     pub torn_bytes: u64,
-    /// Damaged ranges that were stepped over in scanned segments.
-    pub damaged: Vec<Damage>,
-    /// Files that could not be used; they are left alone.
-    pub bad: Vec<(PathBuf, BadSegment)>,
+    /// How long it took.
+    pub took: Duration,
 }
 
-/// A damaged range of a segment.
-#[derive(Debug)]
-pub struct Damage {
-    /// The file.
+/// A file that may be part of the log and cannot be read now.
+#[derive(Clone, Debug)]
+pub(super) struct Unreadable {
+    pub id: SegmentId,
     pub path: PathBuf,
-    /// Offset of the first byte that is not part of a valid record.
-    pub offset: u64,
-    /// Bytes up to the next valid record.
-    pub bytes: u64,
 }
 
 /// What recovery hands to the log.
@@ -79,151 +89,378 @@ pub struct Damage {
 pub(super) struct Recovered {
     /// In order, each closed.
     pub segments: Vec<Arc<Segment>>,
-    /// The newest record and its running total.
+    /// Those that may come back.
+    pub unreadable: Vec<Unreadable>,
+    /// What the next record comes behind, as far as segments tell.
     pub last: Mark,
+    /// `last` lies beyond the newest readable record.
+    pub is_beyond: bool,
     /// The highest number of any segment file, usable or not.
     pub newest: SegmentId,
     /// Of the log as a whole, if any of it is left.
     pub log_id: Option<[u8; 16]>,
-    /// No usable segment was there.
+    /// No segment was there, usable or not.
     pub is_empty: bool,
+    /// With the segments that damage lies in.
+    pub findings: Vec<(Finding, Option<Arc<Segment>>)>,
     pub report: Report,
 }
 
-/// Reads the directory. `savepoints` name the log that they are of.
+/// A file that cannot be used.
+struct Unusable {
+    /// By its name.
+    id: SegmentId,
+    path: PathBuf,
+    why: BadSegment,
+}
+
+impl Unusable {
+    fn len(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+}
+
+/// Reads the directory. `savepoints` name the log that they are of; `segment_bytes` is how long a file is that cannot be asked.
 pub(super) fn recover(
     directory: &Directory,
     usage: &DiskUsage,
     savepoints: &[Floor],
+    segment_bytes: u64,
+    recovery: Recovery,
 ) -> Result<Recovered, RecoveryError> {
+    let started = Instant::now();
+    let names = directory.segments()?;
+    let newest_name = names.last().copied().unwrap_or_default();
+    let (opened, mut unusable) = open_all(directory, &names, usage);
+    let log_id = choose_log(&opened, savepoints);
+    let found = order(opened, log_id, &mut unusable);
+    let (mut looked_at, failed) = look(found);
+    unusable.extend(failed);
+    unusable.sort_by_key(|file| file.id);
+
     let mut report = Report::default();
-    directory.remove_left_overs()?;
-    let newest = directory.segments()?.last().copied().unwrap_or_default();
-    let found = open_all(directory, usage, &mut report)?;
-    let ours = choose_log(&found, savepoints);
-    let (found, others): (Vec<_>, Vec<_>) =
-        found.into_iter().partition(|(segment, _)| Some(segment.header().log_id) == ours);
-    report.bad.extend(others.into_iter().map(|(other, _)| (other.path().to_owned(), BadSegment::OtherLog)));
-
-    let is_empty = found.is_empty();
-    let mut segments = Vec::new();
-    let mut last = Mark::default();
-    let ends: Vec<Option<Position>> =
-        (1..=found.len()).map(|next| found.get(next).map(|(segment, _)| segment.header().before.position)).collect();
-    for ((segment, seal), end) in found.into_iter().zip(ends) {
-        let seal = match seal {
-            Some(seal) => seal,
-            None => scan_and_seal(&segment, end, &mut report).map_err(cannot_read(&segment))?,
-        };
-        // The header alone says which positions were in use.
-        raise(&mut last, segment.header().before);
-        raise(&mut last, seal.last);
-        if seal.records == 0 && (segment.is_sealed() || segment.is_blank().map_err(cannot_read(&segment))?) {
-            let _ = std::fs::remove_file(segment.path());
-            continue;
-        }
-        segment.close(Closed { last: seal.last, end: seal.data_end });
-        segment.release_file();
-        segments.push(Arc::new(segment));
+    let mut findings = Vec::new();
+    for each in &looked_at {
+        report.scanned += usize::from(each.scan.is_some());
+        report.torn_bytes += each.scan.as_ref().map_or(0, |scan| scan.torn_bytes);
+        findings.extend(each.findings().map(|finding| (finding, Some(each.segment.clone()))));
     }
-    Ok(Recovered { segments, last, newest, log_id: ours, is_empty, report })
+    let mut files: Vec<_> = unusable.iter().map(of_unusable).collect();
+    findings.extend(missing(directory, &looked_at, &unusable, &mut files).map(|finding| (finding, None)));
+    if recovery == Recovery::Strict
+        && let Some(first) = findings.iter().map(|(finding, _)| finding).chain(&files).next()
+    {
+        return Err(RecoveryError::Strict { count: findings.len() + files.len(), first: Box::new(first.clone()) });
+    }
+    findings.extend(files.into_iter().map(|finding| (finding, None)));
+
+    // From here on something is done.
+    directory.remove_left_overs()?;
+    let is_empty = looked_at.is_empty() && unusable.is_empty();
+    let newest = looked_at.last().map_or(newest_name, |last| newest_name.max(last.segment.id()));
+    let mut last = Mark::default();
+    for each in &looked_at {
+        // A later segment counts on from where its own header says, whatever an earlier one holds that was unreadable at its birth.
+        for mark in [each.segment.header().before, each.seal.last] {
+            if mark.position >= last.position {
+                last = mark;
+            }
+        }
+    }
+    let newest_usable = looked_at.last().map(|last| last.segment.id());
+    let behind: u64 = unusable
+        .iter()
+        .filter(|file| newest_usable.is_none_or(|newest| file.id > newest) && file.why.may_hold_records())
+        .map(|file| file.len().max(segment_bytes) / HEADER_LEN as u64)
+        .sum();
+    let readable_to = looked_at.last().map_or(Position(0), |newest| newest.seal.last.position);
+    last.position.0 += behind;
+    looked_at.retain(|each| each.seal.records > 0 || disk::remove(each.segment.path()).is_err());
+    for each in &looked_at {
+        each.close();
+    }
+    report.took = started.elapsed();
+    Ok(Recovered {
+        segments: looked_at.into_iter().map(|each| each.segment).collect(),
+        unreadable: unusable
+            .into_iter()
+            .filter(|file| file.why.may_come_back())
+            .map(|file| Unreadable { id: file.id, path: file.path })
+            .collect(),
+        last,
+        is_beyond: last.position > readable_to,
+        newest,
+        log_id,
+        is_empty,
+        findings,
+        report,
+    })
 }
 
-fn cannot_read(segment: &Segment) -> impl FnOnce(io::Error) -> RecoveryError {
-    let path = segment.path().to_owned();
-    move |error| RecoveryError::Segment { path, source: BadSegment::Io(error) }
+/// Tries a file again that could not be read at the start. Closed, with what was found damaged in it.
+///
+/// # Errors
+/// As before, or what it turned out to be.
+pub(super) fn open_late(
+    file: &Unreadable,
+    log_id: [u8; 16],
+    end: Option<Position>,
+    takes_unreadable_for_damage: bool,
+    usage: &DiskUsage,
+) -> Result<(Arc<Segment>, Vec<Finding>), BadSegment> {
+    let segment = Segment::open(file.path.clone(), usage)?;
+    if segment.header().log_id != log_id {
+        return Err(BadSegment::OtherLog);
+    }
+    if segment.id() != file.id {
+        return Err(BadSegment::Duplicate { id: segment.id() });
+    }
+    let looked_at = Looked::at(segment, end, takes_unreadable_for_damage).map_err(|(_, error)| error)?;
+    looked_at.close();
+    Ok((looked_at.segment.clone(), looked_at.findings().collect()))
 }
 
-/// The segments in order, with their seals.
+/// The files that open as segments, and those that do not.
 fn open_all(
     directory: &Directory,
+    names: &[SegmentId],
     usage: &DiskUsage,
-    report: &mut Report,
-) -> Result<Vec<(Segment, Option<Seal>)>, RecoveryError> {
-    let mut found = Vec::new();
-    for id in directory.segments()? {
+) -> (Vec<(SegmentId, Segment)>, Vec<Unusable>) {
+    let (mut opened, mut unusable) = (Vec::new(), Vec::new());
+    for &id in names {
         let path = directory.segment_path(id);
-        match Segment::open(path.clone(), id, usage) {
+        match Segment::open(path.clone(), usage) {
             Ok(segment) => {
-                let seal = segment.read_seal().map_err(cannot_read(&segment))?;
-                if seal.is_some() {
-                    // A backlog has more segments than a process may have files.
-                    segment.release_file();
-                }
-                found.push((segment, seal));
+                // A backlog has more segments than a process may have files.
+                segment.release_file();
+                opened.push((id, segment));
             }
-            Err(source @ (BadSegment::Io(_) | BadSegment::Version { .. })) => {
-                return Err(RecoveryError::Segment { path, source });
-            }
-            Err(error) => report.bad.push((path, error)),
+            Err(why) => unusable.push(Unusable { id, path, why }),
         }
     }
-    Ok(found)
+    (opened, unusable)
 }
 
 /// Which log this is, if there are segments of more than one (somebody has brought some): the one that savepoints are of, else
 /// the one that most segments are of, of two the older. Without a segment it is still the one that savepoints are of.
-fn choose_log(found: &[(Segment, Option<Seal>)], savepoints: &[Floor]) -> Option<[u8; 16]> {
+fn choose_log(opened: &[(SegmentId, Segment)], savepoints: &[Floor]) -> Option<[u8; 16]> {
     let saved = |log_id: [u8; 16]| savepoints.iter().filter(|floor| floor.log_id == log_id).count();
-    let of_log = |log_id: [u8; 16]| found.iter().filter(|(segment, _)| segment.header().log_id == log_id).count();
-    let in_files = found.iter().rev().map(|(segment, _)| segment.header().log_id);
+    let of_log = |log_id: [u8; 16]| opened.iter().filter(|(_, segment)| segment.header().log_id == log_id).count();
+    let in_files = opened.iter().rev().map(|(_, segment)| segment.header().log_id);
     in_files
         .max_by_key(|log_id| (saved(*log_id), of_log(*log_id)))
         .or_else(|| savepoints.iter().map(|floor| floor.log_id).max_by_key(|log_id| saved(*log_id)))
 }
 
-fn raise(mark: &mut Mark, to: Mark) {
-    mark.position = mark.position.max(to.position);
-    mark.total = mark.total.max(to.total);
+/// The segments of this log by their own numbers, each once: of two copies the one with the right name.
+fn order(
+    mut opened: Vec<(SegmentId, Segment)>,
+    log_id: Option<[u8; 16]>,
+    unusable: &mut Vec<Unusable>,
+) -> BTreeMap<SegmentId, Segment> {
+    opened.sort_by_key(|(name, segment)| (segment.id(), *name != segment.id(), *name));
+    let mut found = BTreeMap::new();
+    for (name, segment) in opened {
+        let id = segment.id();
+        let why = if Some(segment.header().log_id) != log_id {
+            BadSegment::OtherLog
+        } else if found.contains_key(&id) {
+            BadSegment::Duplicate { id }
+        } else {
+            found.insert(id, segment);
+            continue;
+        };
+        unusable.push(Unusable { id: name, path: segment.path().to_owned(), why });
+    }
+    found
 }
 
-/// Scans a segment and seals it.
-fn scan_and_seal(segment: &Segment, end: Option<Position>, report: &mut Report) -> io::Result<Seal> {
-    report.scanned += 1;
-    let scan = scan(segment, end)?;
-    for (offset, bytes) in scan.damaged {
-        report.damaged.push(Damage { path: segment.path().to_owned(), offset, bytes });
+/// What is in each of them.
+fn look(found: BTreeMap<SegmentId, Segment>) -> (Vec<Looked>, Vec<Unusable>) {
+    let starts: Vec<Position> = found.values().map(|segment| segment.header().before.position).collect();
+    let ends = starts.iter().skip(1).map(|start| Some(*start)).chain([None]);
+    let (mut looked_at, mut unusable) = (Vec::new(), Vec::new());
+    for ((id, segment), end) in found.into_iter().zip(ends) {
+        match Looked::at(segment, end, false) {
+            Ok(looked) => looked_at.push(looked),
+            Err((path, why)) => unusable.push(Unusable { id, path, why }),
+        }
     }
-    report.torn_bytes += scan.torn_bytes;
-    if scan.seal.records > 0
-        && let Err(error) = segment.seal(&scan.seal)
-    {
-        tracing::warn!(path = %segment.path().display(), %error, "cannot seal a segment; it will be scanned again at the next start");
-    }
-    Ok(scan.seal)
+    (looked_at, unusable)
 }
 
+/// A segment of which is known what it holds.
+struct Looked {
+    segment: Arc<Segment>,
+    seal: Seal,
+    /// If it had no seal.
+    scan: Option<Scan>,
+}
+
+impl Looked {
+    /// `end` is the last position that may count.
+    fn at(
+        segment: Segment,
+        end: Option<Position>,
+        takes_unreadable_for_damage: bool,
+    ) -> Result<Looked, (PathBuf, BadSegment)> {
+        let path = segment.path().to_owned();
+        let failed = |error: io::Error| (path.clone(), BadSegment::Io(error));
+        let or_damage = |error: io::Error| if takes_unreadable_for_damage { Ok(None) } else { Err(failed(error)) };
+        let seal = segment.read_seal().or_else(or_damage)?;
+        // A seal that reaches beyond is of a time before the next segment was what it is.
+        let seal = seal.filter(|seal| end.is_none_or(|end| seal.last.position <= end));
+        let scan = match seal {
+            Some(_) => None,
+            None => Some(scan(&segment, end, takes_unreadable_for_damage).map_err(failed)?),
+        };
+        let seal = seal.or(scan.as_ref().map(|scan| scan.seal)).expect("one of the two is there");
+        segment.release_file();
+        Ok(Looked { segment: Arc::new(segment), seal, scan })
+    }
+
+    fn findings(&self) -> impl Iterator<Item = Finding> {
+        let of = |kind, offset, bytes, reason: &str| Finding {
+            kind,
+            segment: self.segment.id(),
+            path: self.segment.path().to_owned(),
+            offset,
+            bytes,
+            positions: None,
+            samples: 0,
+            reason: reason.to_owned(),
+            found_ms: now_ms(),
+            kept: None,
+        };
+        let header = "the header is damaged; the copy of it at the end of the file is used";
+        let header = self.segment.is_header_damaged().then(|| of(Kind::Repaired, 0, HEADER_LEN as u64, header));
+        let damaged = self.scan.iter().flat_map(|scan| &scan.damaged).map(move |hole| Finding {
+            positions: hole.from.position.up_to(hole.to.position),
+            samples: hole.to.total.saturating_sub(hole.from.total),
+            ..of(Kind::Damage, hole.offset, hole.bytes, "records are damaged")
+        });
+        header.into_iter().chain(damaged)
+    }
+
+    /// Closes it, and seals it if it was scanned.
+    fn close(&self) {
+        if self.seal.records > 0
+            && !self.segment.is_sealed()
+            && let Err(error) = self.segment.seal(&self.seal)
+        {
+            let path = self.segment.path().display();
+            tracing::warn!(%path, %error, "cannot seal a segment; it will be scanned again at the next start");
+        }
+        self.segment.close(self.seal);
+        self.segment.release_file();
+    }
+}
+
+fn of_unusable(file: &Unusable) -> Finding {
+    let cause = std::error::Error::source(&file.why).map(|cause| format!(": {cause}")).unwrap_or_default();
+    Finding {
+        kind: if matches!(file.why, BadSegment::Io(_) | BadSegment::Version { .. }) {
+            Kind::Unreadable
+        } else {
+            Kind::Unusable
+        },
+        segment: file.id,
+        path: file.path.clone(),
+        offset: 0,
+        bytes: file.len(),
+        positions: None,
+        samples: 0,
+        reason: format!("{}{cause}", file.why),
+        found_ms: now_ms(),
+        kept: None,
+    }
+}
+
+/// What is missing between the segments. Where a file stands there that cannot be used, it is what is missing.
+fn missing(
+    directory: &Directory,
+    looked_at: &[Looked],
+    unusable: &[Unusable],
+    files: &mut [Finding],
+) -> impl Iterator<Item = Finding> {
+    let mut found = Vec::new();
+    for pair in looked_at.windows(2) {
+        let (before, after) = (&pair[0], &pair[1]);
+        let (from, to) = (before.seal.last, after.segment.header().before);
+        let (first_id, last_id) = (before.segment.id().0 + 1, after.segment.id().0);
+        let Some(positions) = from.position.up_to(to.position).filter(|_| first_id < last_id) else { continue };
+        let samples = to.total.saturating_sub(from.total);
+        let between =
+            unusable.iter().position(|file| (first_id..last_id).contains(&file.id.0) && file.why.may_hold_records());
+        if let Some(number) = between {
+            // What may come back is not gone.
+            if !unusable[number].why.may_come_back() {
+                (files[number].positions, files[number].samples) = (Some(positions), samples);
+            }
+            continue;
+        }
+        // Positions are skipped where nobody knew how far a file went; that has no samples.
+        if samples == 0 {
+            continue;
+        }
+        found.push(Finding {
+            kind: Kind::Missing,
+            segment: SegmentId(first_id),
+            path: directory.segment_path(SegmentId(first_id)),
+            offset: 0,
+            bytes: 0,
+            positions: Some(positions),
+            samples,
+            reason: "the segment is not there".into(),
+            found_ms: now_ms(),
+            kept: None,
+        });
+    }
+    found.into_iter()
+}
+
+/// What a segment without a seal holds.
 struct Scan {
     /// What counts.
     seal: Seal,
-    /// Offsets and lengths.
-    damaged: Vec<(u64, u64)>,
+    damaged: Vec<Hole>,
     torn_bytes: u64,
 }
 
+/// A damaged range between two records.
+struct Hole {
+    offset: u64,
+    bytes: u64,
+    from: Mark,
+    to: Mark,
+}
+
 /// Steps through a segment's records. `end` is the last position that may count.
-fn scan(segment: &Segment, end: Option<Position>) -> io::Result<Scan> {
-    let limit = segment.data_end_max();
+fn scan(segment: &Segment, end: Option<Position>, takes_unreadable_for_damage: bool) -> io::Result<Scan> {
+    let reader = Reader { segment, limit: segment.data_end_max(), takes_unreadable_for_damage };
     let seal = Seal::empty(segment.header().before);
     let mut scan = Scan { seal, damaged: Vec::new(), torn_bytes: 0 };
-    let mut offset = DATA_START;
+    let mut offset = super::segment::DATA_START;
     loop {
-        let expected = scan.seal.last.position.next();
-        let here = segment.read_header(offset, limit)?.filter(|header| header.position >= expected);
+        let last = scan.seal.last;
+        let here = reader.header(offset)?.filter(|header| header.position > last.position);
         let (at, header) = match here {
-            Some(header) if body_is_whole(segment, offset, &header)? => (offset, header),
+            Some(header) if reader.is_whole(offset, &header)? => (offset, header),
             _ => {
-                let hole = look_behind(segment, offset + record::ALIGN, limit, scan.seal.last.position)?;
-                let Some((at, header)) = hole.proven else {
-                    scan.torn_bytes = hole.torn_bytes.max(here.map_or(0, |header| header.stored_len()));
+                let behind = reader.look_behind(offset + record::ALIGN, last.position)?;
+                let Some(proven) = behind.proven else {
+                    scan.torn_bytes = behind.torn_bytes.max(here.map_or(0, |header| header.stored_len()));
                     return Ok(scan);
                 };
-                scan.damaged.push((offset, at - offset));
-                (at, header)
+                proven
             }
         };
         if end.is_some_and(|end| header.position > end) {
             return Ok(scan);
+        }
+        if at > offset {
+            let to = Mark { position: header.position.previous(), total: header.total_before() };
+            scan.damaged.push(Hole { offset, bytes: at - offset, from: last, to });
         }
         offset = at + header.stored_len();
         scan.seal.include(&header, offset);
@@ -232,36 +469,57 @@ fn scan(segment: &Segment, end: Option<Position>) -> io::Result<Scan> {
 
 /// What lies behind a place without a valid record.
 #[derive(Default)]
-struct Hole {
+struct Behind {
     /// A whole record that shows that the hole before it had been acknowledged.
     proven: Option<(u64, record::Header)>,
     /// Valid records follow, but nothing shows that the hole was ever acknowledged.
     torn_bytes: u64,
 }
 
-fn look_behind(segment: &Segment, from: u64, limit: u64, last: Position) -> io::Result<Hole> {
-    let mut hole = Hole::default();
-    let mut offset = from;
-    loop {
-        let search = segment.find_header(offset, limit, last);
-        if let Some(error) = search.unreadable {
-            return Err(error);
-        }
-        let Some((at, header)) = search.found else { return Ok(hole) };
-        if body_is_whole(segment, at, &header)? {
-            // Everything up to here had been acknowledged when this record was written.
-            if header.position.0.saturating_sub(header.unacknowledged) > last.0 {
-                hole.proven = Some((at, header));
-                return Ok(hole);
-            }
-            hole.torn_bytes = at + header.stored_len() - from;
-        }
-        offset = at + record::ALIGN;
-    }
+struct Reader<'a> {
+    segment: &'a Segment,
+    limit: u64,
+    takes_unreadable_for_damage: bool,
 }
 
-fn body_is_whole(segment: &Segment, offset: u64, header: &record::Header) -> io::Result<bool> {
-    let mut payload = vec![0; usize::try_from(header.payload_len()).expect("a record fits its segment")];
-    segment.copy(offset + record::HEADER_LEN as u64, &mut payload)?;
-    Ok(record::payload_crc(&[], &payload) == header.body_crc)
+impl Reader<'_> {
+    fn header(&self, offset: u64) -> io::Result<Option<record::Header>> {
+        self.or_damage(self.segment.read_header(offset, self.limit), None)
+    }
+
+    fn is_whole(&self, offset: u64, header: &record::Header) -> io::Result<bool> {
+        let mut payload = vec![0; usize::try_from(header.payload_len()).expect("a record fits its segment")];
+        let copied = self.segment.copy(offset + HEADER_LEN as u64, &mut payload);
+        self.or_damage(copied.map(|()| record::payload_crc(&[], &payload) == header.body_crc), false)
+    }
+
+    fn or_damage<T>(&self, read: io::Result<T>, damage: T) -> io::Result<T> {
+        match read {
+            Err(_) if self.takes_unreadable_for_damage => Ok(damage),
+            other => other,
+        }
+    }
+
+    fn look_behind(&self, from: u64, last: Position) -> io::Result<Behind> {
+        let mut behind = Behind::default();
+        let mut offset = from;
+        loop {
+            let search = self.segment.find_header(offset, self.limit, last);
+            if let Some(error) = search.unreadable
+                && !self.takes_unreadable_for_damage
+            {
+                return Err(error);
+            }
+            let Some((at, header)) = search.found else { return Ok(behind) };
+            if self.is_whole(at, &header)? {
+                // Everything up to here had been acknowledged when this record was written.
+                if header.position.0.saturating_sub(header.unacknowledged) > last.0 {
+                    behind.proven = Some((at, header));
+                    return Ok(behind);
+                }
+                behind.torn_bytes = at + header.stored_len() - from;
+            }
+            offset = at + record::ALIGN;
+        }
+    }
 }

@@ -1,11 +1,13 @@
 //! One log file: written with `pwritev` and `fdatasync`, read by copying out of a read-only mapping of the same file.
 //!
 //! ```text
-//! 0         4096                                    data end              len-192        len
-//! | header  | record | record | ...        | record | unused (or a hole)  | seal         |
+//! 0         4096                                    data end          len-320  len-192    len
+//! | header  | record | record | ...        | record | unused (a hole) | header | seal     |
+//!                                                                      (copy)
 //! ```
 //!
-//! The header says which positions begin here; the seal, always the last 192 bytes of the file, says where they end. So what a
+//! The header says which positions begin here, and salts the checksums of the records: without it none of them can be told from
+//! rubbish, so it stands at both ends of the file. The seal, always the last 192 bytes, says where the records end. So what a
 //! sealed segment holds is known from two reads, whatever its size. A segment without a valid seal is one that was being
 //! written when its process ended, or whose disk failed: recovery scans it. A segment ends, whatever it holds, at the first
 //! position of the next one's header: after a failed sync the un-acknowledged records are written again to a fresh segment
@@ -18,7 +20,7 @@
 //! This is the only module with `unsafe` code.
 //!
 //! ```text
-//! segment header, little-endian, alone in the first 4 KiB
+//! segment header, little-endian, alone in the first 4 KiB; the copy is the same 96 bytes and 32 zeroes
 //!   0 [8] magic "PRWSEG\r\n"   8 u32 format version, 1   12 u32 checksum: CRC32C over bytes 0..12 and 16..96
 //!  16 u64 segment id          24 u64 first position      32 u64 running total before it
 //!  40 u64 salt: random, for the checksums of the records  48 [16] log id: random, the same in all segments of a log
@@ -27,19 +29,19 @@
 //!       all records) and 64 bytes: u64 data end, u64 records, i64 receive time of the first record, zeroes
 //! ```
 
-use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
-use rustix::fs::FallocateFlags;
+use memmap2::MmapRaw;
 
-use super::position::{Mark, Position, SegmentId};
+use super::disk::{self, File};
+use super::position::{Mark, Place, Position, SegmentId};
 use super::record::{self, Counts, HEADER_LEN, Header, Kind, Seat, TimeRange, put, take};
+use super::usage::{Charge, DiskUsage};
 
 /// Where the first record of a segment starts.
 pub const DATA_START: u64 = 4096;
@@ -50,10 +52,13 @@ pub const FORMAT_VERSION: u32 = 1;
 
 const SEAL_BODY_LEN: usize = 64;
 const MAGIC: &[u8; 8] = b"PRWSEG\r\n";
-const SEGMENT_HEADER_LEN: usize = 96;
+/// Bytes of a segment's header.
+pub const SEGMENT_HEADER_LEN: usize = 96;
+/// Bytes behind the last place where a record may end: the header's copy and the seal.
+pub const TRAILER_LEN: u64 = 128 + SEAL_LEN;
 pub(super) const PAGE: u64 = 4096;
 
-const _: () = assert!(DATA_START.is_multiple_of(record::ALIGN) && SEAL_LEN.is_multiple_of(record::ALIGN));
+const _: () = assert!(DATA_START.is_multiple_of(record::ALIGN) && TRAILER_LEN.is_multiple_of(record::ALIGN));
 
 /// What stands in the first page of a segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +78,9 @@ pub struct SegmentHeader {
 }
 
 impl SegmentHeader {
-    fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
+    /// The bytes on disk.
+    #[must_use]
+    pub fn encode(&self) -> [u8; SEGMENT_HEADER_LEN] {
         let mut bytes = [0u8; SEGMENT_HEADER_LEN];
         put(&mut bytes, 0, *MAGIC);
         put(&mut bytes, 8, FORMAT_VERSION.to_le_bytes());
@@ -89,7 +96,11 @@ impl SegmentHeader {
         bytes
     }
 
-    fn decode(bytes: &[u8; SEGMENT_HEADER_LEN]) -> Result<SegmentHeader, BadSegment> {
+    /// Reads a header.
+    ///
+    /// # Errors
+    /// [`BadSegment`]: what is there instead.
+    pub fn decode(bytes: &[u8; SEGMENT_HEADER_LEN]) -> Result<SegmentHeader, BadSegment> {
         if &take::<8>(bytes, 0) != MAGIC {
             return Err(BadSegment::Foreign);
         }
@@ -98,7 +109,7 @@ impl SegmentHeader {
             return Err(BadSegment::Version { version });
         }
         if u32::from_le_bytes(take(bytes, 12)) != Self::checksum(bytes) {
-            return Err(BadSegment::HeaderChecksum);
+            return Err(BadSegment::HeaderDamaged);
         }
         Ok(SegmentHeader {
             id: SegmentId(u64::from_le_bytes(take(bytes, 16))),
@@ -118,13 +129,16 @@ impl SegmentHeader {
     }
 }
 
-/// Why a file cannot be read as a segment. It is left where it is, and the log goes on without it.
+/// Why a file cannot be read as a segment of this log.
 #[derive(Debug, thiserror::Error)]
 pub enum BadSegment {
-    /// Reading or mapping it failed.
+    /// Reading or mapping it failed. It may work in a moment.
     #[error("cannot be read")]
     Io(#[from] io::Error),
-    /// Too short for a header, or the magic is another.
+    /// There is nothing in it.
+    #[error("is empty")]
+    Empty,
+    /// Not a file, too short for a header, or the magic is another.
     #[error("is not a segment of promrelay")]
     Foreign,
     /// Written by a later version of promrelay.
@@ -133,18 +147,32 @@ pub enum BadSegment {
         /// The number in the file.
         version: u32,
     },
-    /// The first page is damaged.
-    #[error("has a damaged header")]
-    HeaderChecksum,
+    /// The header and its copy are damaged.
+    #[error("has a damaged header, and the copy of it is damaged too")]
+    HeaderDamaged,
     /// Of another log than the other segments.
     #[error("is of another log")]
     OtherLog,
-    /// Renamed or swapped with another.
-    #[error("has the name of another segment: its header says {actual}")]
-    Misnamed {
+    /// Another file is the same segment.
+    #[error("is a second copy of segment {id}")]
+    Duplicate {
         /// What the header says.
-        actual: SegmentId,
+        id: SegmentId,
     },
+}
+
+impl BadSegment {
+    /// Whether it can ever be read by this program: now, or after somebody mended something.
+    #[must_use]
+    pub fn may_come_back(&self) -> bool {
+        matches!(self, BadSegment::Io(_))
+    }
+
+    /// Whether there may be records of this log in it that nobody can read now.
+    #[must_use]
+    pub fn may_hold_records(&self) -> bool {
+        matches!(self, BadSegment::Io(_) | BadSegment::Version { .. } | BadSegment::HeaderDamaged | BadSegment::Foreign)
+    }
 }
 
 /// What a sealed segment holds, without scanning it.
@@ -169,6 +197,52 @@ impl Seal {
         Seal { last: before, data_end: DATA_START, records: 0, times: TimeRange::EMPTY, received_ms: (0, 0) }
     }
 
+    /// The bytes on disk at `seat`.
+    #[must_use]
+    pub fn encode(&self, seat: &Seat) -> [u8; SEAL_LEN as usize] {
+        let mut body = [0u8; SEAL_BODY_LEN];
+        put(&mut body, 0, self.data_end.to_le_bytes());
+        put(&mut body, 8, self.records.to_le_bytes());
+        put(&mut body, 16, self.received_ms.0.to_le_bytes());
+        let header = Header {
+            kind: Kind::Seal,
+            flags: 0,
+            position: self.last.position,
+            total: self.last.total,
+            body_len: SEAL_BODY_LEN as u32,
+            meta_len: 0,
+            body_crc: record::payload_crc(&[], &body),
+            received_ms: self.received_ms.1,
+            counts: Counts::default(),
+            times: self.times,
+            unacknowledged: 0,
+            decoded_len: 0,
+        };
+        let mut bytes = [0u8; SEAL_LEN as usize];
+        bytes[..HEADER_LEN].copy_from_slice(&header.encode(seat));
+        bytes[HEADER_LEN..].copy_from_slice(&body);
+        bytes
+    }
+
+    /// Reads the seal at `seat`; `None` if there is no valid one.
+    #[must_use]
+    pub fn decode(bytes: &[u8; SEAL_LEN as usize], seat: &Seat) -> Option<Seal> {
+        let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().expect("a seal is longer than a header");
+        let header = Header::decode(header, seat)?;
+        let data_end = u64::from_le_bytes(take(body, 0));
+        let fits = header.kind == Kind::Seal
+            && header.body_len as usize == SEAL_BODY_LEN
+            && header.body_crc == record::payload_crc(&[], body)
+            && (DATA_START..=seat.offset).contains(&data_end);
+        fits.then(|| Seal {
+            last: Mark { position: header.position, total: header.total },
+            data_end,
+            records: u64::from_le_bytes(take(body, 8)),
+            times: header.times,
+            received_ms: (i64::from_le_bytes(take(body, 16)), header.received_ms),
+        })
+    }
+
     /// Takes in the record with this header, which ends at `data_end`.
     pub fn include(&mut self, header: &Header, data_end: u64) {
         self.last = Mark { position: header.position, total: header.total };
@@ -182,15 +256,6 @@ impl Seal {
     }
 }
 
-/// How a segment is closed for readers: what lies at or beyond `end` does not exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed {
-    /// The last record, and the running total with it.
-    pub last: Mark,
-    /// Offset behind it.
-    pub end: u64,
-}
-
 /// What a search for the next record came to.
 #[derive(Debug, Default)]
 pub struct Search {
@@ -198,44 +263,6 @@ pub struct Search {
     pub found: Option<(u64, Header)>,
     /// Some bytes on the way could not be read: they may hold records.
     pub unreadable: Option<io::Error>,
-}
-
-/// Bytes on disk that belong to the log, counted until the last user of a deleted file is gone.
-#[derive(Clone, Debug, Default)]
-pub struct DiskUsage(Arc<AtomicU64>);
-
-impl DiskUsage {
-    /// Bytes now.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    fn charge(&self, bytes: u64) -> Charge {
-        self.0.fetch_add(bytes, Ordering::Relaxed);
-        Charge { usage: self.clone(), bytes: AtomicU64::new(bytes) }
-    }
-}
-
-/// A file's share of the [`DiskUsage`]; given back when dropped.
-#[derive(Debug)]
-struct Charge {
-    usage: DiskUsage,
-    bytes: AtomicU64,
-}
-
-impl Charge {
-    fn change_to(&self, bytes: u64) {
-        let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        self.usage.0.fetch_add(bytes, Ordering::Relaxed);
-        self.usage.0.fetch_sub(before, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.usage.0.fetch_sub(self.bytes.load(Ordering::Relaxed), Ordering::Relaxed);
-    }
 }
 
 /// A file that is allocated but not yet part of the log.
@@ -254,50 +281,55 @@ impl Prepared {
     /// # Errors
     /// What the system says, `StorageFull` above all. The file is removed again.
     pub fn create(path: PathBuf, len: u64, usage: &DiskUsage) -> io::Result<Prepared> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path)?;
+        let file = File::create(&path)?;
         let charge = usage.charge(len);
-        let allocated = match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, len) {
-            Err(rustix::io::Errno::OPNOTSUPP) => fill_with_zeroes(&file, len),
-            other => other.map_err(io::Error::from),
-        };
-        if let Err(error) = allocated {
-            let _ = fs::remove_file(&path);
+        if let Err(error) = file.allocate(len) {
+            let _ = disk::remove(&path);
             return Err(error);
         }
         Ok(Prepared { file, path, len, charge })
     }
 
-    /// Makes the file the segment `header.id`: writes the header, syncs the file, gives it its name. The caller syncs the
+    /// Writes zeroes over the whole file and syncs them: what is written there later needs no note in the filesystem's journal.
+    ///
+    /// # Errors
+    /// What the system says. The file must not be used then: a sync of it has failed.
+    pub fn fill(&self) -> io::Result<()> {
+        self.file.fill_with_zeroes(0..self.len)?;
+        self.file.sync_data()
+    }
+
+    /// Deletes the file: it is of no use.
+    pub fn remove(self) {
+        let _ = disk::remove(&self.path);
+    }
+
+    /// For measuring what a write costs here.
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Makes the file the segment `header.id`: writes the header and its copy, syncs the file, gives it its name. The caller syncs the
     /// directory before anything in the segment is acknowledged.
     ///
     /// # Errors
     /// What the system says; the file is removed.
     pub fn take_into_use(self, header: SegmentHeader, path: PathBuf) -> io::Result<Segment> {
         assert_eq!(header.len, self.len, "a segment's header states the length that was allocated");
-        let Prepared { file, path: temporary, charge, .. } = self;
+        let Prepared { file, path: temporary, charge, len } = self;
+        let bytes = header.encode();
         let prepared = file
-            .write_all_at(&header.encode(), 0)
-            .and_then(|()| Ok(rustix::fs::fdatasync(&file)?))
-            .and_then(|()| fs::rename(&temporary, &path));
+            .write_all_at(&bytes, 0)
+            .and_then(|()| file.write_all_at(&bytes, len - TRAILER_LEN))
+            .and_then(|()| file.sync_data())
+            .and_then(|()| disk::rename(&temporary, &path));
         let segment = prepared.and_then(|()| Segment::map(file, path.clone(), header, charge));
         segment.inspect_err(|_| {
             // What nobody counts must not stay on disk.
-            let _ = fs::remove_file(&temporary);
-            let _ = fs::remove_file(&path);
+            let _ = disk::remove(&temporary);
+            let _ = disk::remove(&path);
         })
     }
-}
-
-/// Where the filesystem cannot allocate, writing zeroes does the same, slowly.
-fn fill_with_zeroes(file: &File, len: u64) -> io::Result<()> {
-    let zeroes = vec![0u8; 1 << 20];
-    let mut offset = 0;
-    while offset < len {
-        let n = zeroes.len().min(usize::try_from(len - offset).unwrap_or(usize::MAX));
-        file.write_all_at(&zeroes[..n], offset)?;
-        offset += n as u64;
-    }
-    Ok(())
 }
 
 /// A segment of the log. Shared between the writer and all readers; the file is closed and unmapped with the last of them.
@@ -308,38 +340,66 @@ pub struct Segment {
     /// Only while it may be written: a backlog of many segments must not use up the process' file descriptors.
     file: Mutex<Option<Arc<File>>>,
     map: MmapRaw,
-    closed: OnceLock<Closed>,
+    closed: OnceLock<Seal>,
     sealed: AtomicBool,
+    is_header_damaged: bool,
     charge: Charge,
 }
 
 impl Segment {
     fn map(file: File, path: PathBuf, header: SegmentHeader, charge: Charge) -> io::Result<Segment> {
-        let map = MmapOptions::new().map_raw_read_only(&file)?;
-        let file = Mutex::new(Some(Arc::new(file)));
-        Ok(Segment { header, path, file, map, closed: OnceLock::new(), sealed: AtomicBool::new(false), charge })
+        let map = file.map()?;
+        Ok(Segment {
+            header,
+            path,
+            file: Mutex::new(Some(Arc::new(file))),
+            map,
+            closed: OnceLock::new(),
+            sealed: AtomicBool::new(false),
+            is_header_damaged: false,
+            charge,
+        })
     }
 
-    /// Opens an existing file.
+    /// Opens an existing file. The number of the segment is what its header says, whatever the file is called.
     ///
     /// # Errors
     /// [`BadSegment`]; the file is not touched.
-    pub fn open(path: PathBuf, id: SegmentId, usage: &DiskUsage) -> Result<Segment, BadSegment> {
-        // Read-only files are read all the same; they only cannot be sealed.
-        let file = OpenOptions::new().read(true).write(true).open(&path).or_else(|_| File::open(&path))?;
-        let metadata = file.metadata()?;
-        if metadata.len() < DATA_START + SEAL_LEN {
+    pub fn open(path: PathBuf, usage: &DiskUsage) -> Result<Segment, BadSegment> {
+        if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(BadSegment::Foreign);
         }
-        let mut bytes = [0u8; SEGMENT_HEADER_LEN];
-        file.read_exact_at(&mut bytes, 0)?;
-        let mut header = SegmentHeader::decode(&bytes)?;
-        if header.id != id {
-            return Err(BadSegment::Misnamed { actual: header.id });
+        // Read-only files are read all the same; they only cannot be sealed.
+        let file = File::open(&path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(BadSegment::Foreign);
         }
+        if metadata.len() == 0 {
+            return Err(BadSegment::Empty);
+        }
+        if metadata.len() < DATA_START + TRAILER_LEN {
+            return Err(BadSegment::Foreign);
+        }
+        let header = |offset: u64| {
+            let mut bytes = [0u8; SEGMENT_HEADER_LEN];
+            file.read_exact_at(&mut bytes, offset)?;
+            SegmentHeader::decode(&bytes)
+        };
+        let (mut header, is_header_damaged) = match header(0) {
+            Ok(header) => (header, false),
+            Err(error) => (header(metadata.len() - TRAILER_LEN).map_err(|_| error)?, true),
+        };
         // Somebody may have cut the file: what counts is what is there.
         header.len = metadata.len();
-        Ok(Segment::map(file, path, header, usage.charge(metadata.blocks() * 512))?)
+        let segment = Segment::map(file, path, header, usage.charge(metadata.blocks() * 512))?;
+        Ok(Segment { is_header_damaged, ..segment })
+    }
+
+    /// The header was damaged when the file was opened; its copy was whole.
+    #[must_use]
+    pub fn is_header_damaged(&self) -> bool {
+        self.is_header_damaged
     }
 
     /// What the first page says; `len` is the file's.
@@ -363,13 +423,17 @@ impl Segment {
     /// Bytes that the file takes on disk.
     #[must_use]
     pub fn disk_bytes(&self) -> u64 {
-        self.charge.bytes.load(Ordering::Relaxed)
+        self.charge.bytes()
     }
 
-    /// Where records must end so that a seal still fits.
+    /// Where records must end at the latest.
     #[must_use]
     pub fn data_end_max(&self) -> u64 {
-        self.header.len.saturating_sub(SEAL_LEN) / record::ALIGN * record::ALIGN
+        self.header.len.saturating_sub(TRAILER_LEN) / record::ALIGN * record::ALIGN
+    }
+
+    fn seal_offset(&self) -> u64 {
+        self.header.len - SEAL_LEN
     }
 
     fn seat(&self, offset: u64) -> Seat {
@@ -389,38 +453,20 @@ impl Segment {
     /// # Errors
     /// What the system says; any part of it may have been written.
     pub fn write(&self, offset: u64, parts: &mut [IoSlice<'_>]) -> io::Result<()> {
-        /// The kernel takes no more parts at a time.
-        const IOV_MAX: usize = 1024;
-        let file = self.file()?;
-        let mut parts = parts;
-        let mut offset = offset;
-        while !parts.is_empty() {
-            let now = parts.len().min(IOV_MAX);
-            match rustix::io::pwritev(&*file, &parts[..now], offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut parts, written);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        self.file()?.write_at(offset, parts)
     }
 
     /// Makes what was written durable.
     ///
     /// # Errors
-    /// What the system says. **Never call it again after an error**: the kernel has forgotten which pages were not written,
-    /// a second call succeeds and the data is gone.
+    /// What the system says. **Never call it again after an error**: see [`File::sync_data`].
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::fdatasync(&*self.file()?)?)
+        self.file()?.sync_data()
     }
 
-    /// Tells readers that nothing will follow.
-    pub fn close(&self, closed: Closed) {
-        self.closed.set(closed).expect("a segment is closed once");
+    /// Tells readers that nothing will follow: what lies at or beyond the seal's `data_end` does not exist.
+    pub fn close(&self, seal: Seal) {
+        self.closed.set(seal).expect("a segment is closed once");
     }
 
     /// From now on it is not written any more.
@@ -430,14 +476,14 @@ impl Segment {
 
     fn file(&self) -> io::Result<Arc<File>> {
         let open = self.file.lock().expect("no holder of this lock panics").clone();
-        open.map_or_else(|| File::open(&self.path).map(Arc::new), Ok)
+        open.map_or_else(|| File::open_read_only(&self.path).map(Arc::new), Ok)
     }
 
     /// After a failed write or sync: takes what was not acknowledged out of the way, as far as the disk allows, so that it does
     /// not come up again, and gives its space back.
     pub fn abandon(&self, data_end: u64) {
         let _ = self.write(data_end, &mut [IoSlice::new(&[0; HEADER_LEN])]);
-        self.give_back(data_end..self.header.len);
+        self.give_back(data_end..self.data_end_max());
     }
 
     /// Makes a hole of the whole pages in a range. A filesystem without holes keeps the bytes; they are counted as they are.
@@ -445,8 +491,7 @@ impl Segment {
         let hole = range.start.next_multiple_of(PAGE)..range.end / PAGE * PAGE;
         let Ok(file) = self.file() else { return };
         if hole.start < hole.end {
-            let punch = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            let _ = rustix::fs::fallocate(&*file, punch, hole.start, hole.end - hole.start);
+            let _ = file.punch(hole);
         }
         if let Ok(metadata) = file.metadata() {
             self.charge.change_to(metadata.blocks() * 512);
@@ -458,31 +503,12 @@ impl Segment {
     /// # Errors
     /// What the system says. The segment is as good as before: without a seal the next start scans it.
     pub fn seal(&self, seal: &Seal) -> io::Result<()> {
-        let offset = self.data_end_max();
-        assert!(seal.data_end <= offset, "records end before the seal");
-        let mut body = [0u8; SEAL_BODY_LEN];
-        put(&mut body, 0, seal.data_end.to_le_bytes());
-        put(&mut body, 8, seal.records.to_le_bytes());
-        put(&mut body, 16, seal.received_ms.0.to_le_bytes());
-        let header = Header {
-            kind: Kind::Seal,
-            flags: 0,
-            position: seal.last.position,
-            total: seal.last.total,
-            body_len: SEAL_BODY_LEN as u32,
-            meta_len: 0,
-            body_crc: record::payload_crc(&[], &body),
-            received_ms: seal.received_ms.1,
-            counts: Counts::default(),
-            times: seal.times,
-            unacknowledged: 0,
-            decoded_len: 0,
-        };
-        let bytes = header.encode(&self.seat(offset));
-        self.write(offset, &mut [IoSlice::new(&bytes), IoSlice::new(&body)])?;
+        assert!(seal.data_end <= self.data_end_max(), "records end before the seal");
+        let offset = self.seal_offset();
+        self.write(offset, &mut [IoSlice::new(&seal.encode(&self.seat(offset)))])?;
         self.sync()?;
         self.sealed.store(true, Ordering::Relaxed);
-        self.give_back(seal.data_end..offset);
+        self.give_back(seal.data_end..self.data_end_max());
         Ok(())
     }
 
@@ -490,7 +516,7 @@ impl Segment {
 
     /// Set when no record will follow.
     #[must_use]
-    pub fn closed(&self) -> Option<&Closed> {
+    pub fn closed(&self) -> Option<&Seal> {
         self.closed.get()
     }
 
@@ -505,27 +531,12 @@ impl Segment {
     /// # Errors
     /// The bytes cannot be read *now*.
     pub fn read_seal(&self) -> io::Result<Option<Seal>> {
-        let offset = self.data_end_max();
+        let offset = self.seal_offset();
         let mut bytes = [0u8; SEAL_LEN as usize];
         self.copy(offset, &mut bytes)?;
-        let (header, body) = bytes.split_first_chunk::<HEADER_LEN>().expect("a seal is longer than a header");
-        let Some(header) = Header::decode(header, &self.seat(offset)) else { return Ok(None) };
-        let data_end = u64::from_le_bytes(take(body, 0));
-        let fits = header.kind == Kind::Seal
-            && header.body_len as usize == SEAL_BODY_LEN
-            && header.body_crc == record::payload_crc(&[], body)
-            && (DATA_START..=offset).contains(&data_end);
-        if !fits {
-            return Ok(None);
-        }
-        self.sealed.store(true, Ordering::Relaxed);
-        Ok(Some(Seal {
-            last: Mark { position: header.position, total: header.total },
-            data_end,
-            records: u64::from_le_bytes(take(body, 8)),
-            times: header.times,
-            received_ms: (i64::from_le_bytes(take(body, 16)), header.received_ms),
-        }))
+        let seal = Seal::decode(&bytes, &self.seat(offset)).filter(|seal| seal.data_end <= self.data_end_max());
+        self.sealed.store(seal.is_some(), Ordering::Relaxed);
+        Ok(seal)
     }
 
     /// The header of the record at `offset`, if there is a valid one whose record ends at or before `end`.
@@ -540,6 +551,25 @@ impl Segment {
         self.copy(offset, &mut bytes)?;
         let header = Header::decode(&bytes, &self.seat(offset));
         Ok(header.filter(|header| header.kind != Kind::Seal && offset + header.stored_len() <= end))
+    }
+
+    /// The point before the first record before `end` that is wanted, and where it lies. Reads headers only; stops at what cannot be read.
+    #[must_use]
+    pub fn first_record(&self, end: u64, is_wanted: impl Fn(&Header) -> bool) -> Option<(Mark, Place)> {
+        let mut offset = DATA_START;
+        let mut last = self.header.before.position;
+        loop {
+            let (at, header) = match self.read_header(offset, end) {
+                Ok(Some(header)) if header.position > last => (offset, header),
+                _ => self.find_header(offset, end, last).found?,
+            };
+            if is_wanted(&header) {
+                let mark = Mark { position: header.position.previous(), total: header.total_before() };
+                return Some((mark, Place { segment: self.id(), offset: at }));
+            }
+            last = header.position;
+            offset = at + header.stored_len();
+        }
     }
 
     /// Looks for a valid record header at or after `offset`, with a position above `after`.
@@ -574,18 +604,6 @@ impl Segment {
         search
     }
 
-    /// Whether there is nothing but zeroes in the first bytes where records would be.
-    ///
-    /// # Errors
-    /// They cannot be read.
-    pub fn is_blank(&self) -> io::Result<bool> {
-        let mut bytes = vec![0u8; 64 << 10];
-        let room = usize::try_from(self.data_end_max().saturating_sub(DATA_START)).unwrap_or(usize::MAX);
-        let bytes = &mut bytes[..room.min(64 << 10)];
-        self.copy(DATA_START, bytes)?;
-        Ok(bytes.iter().all(|byte| *byte == 0))
-    }
-
     /// Copies bytes out of the mapping.
     ///
     /// # Errors
@@ -596,7 +614,7 @@ impl Segment {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let start = usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
-        match self.map.advise_range(Advice::PopulateRead, start, to.len()) {
+        match disk::populate(&self.map, &self.path, start, to.len()) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::InvalidInput => return self.file()?.read_exact_at(to, offset),
             Err(error) => return Err(error),

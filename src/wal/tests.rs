@@ -34,7 +34,7 @@ impl Fixture {
 
     fn open_with(dir: &Path, sync: SyncMode, max_bytes: u64, floor: Mark) -> Fixture {
         let directory = Directory::open(dir).unwrap();
-        let options = Options { segment_bytes: SEGMENT, max_bytes, sync };
+        let options = Options { sync, ..Options::new(SEGMENT, max_bytes) };
         let log_id = log_id_in(&directory).unwrap_or_default();
         let floor = Floor { log_id, settled: floor, segment: SegmentId(0) };
         let savepoints = if floor.settled == Mark::default() { vec![] } else { vec![floor] };
@@ -59,7 +59,9 @@ impl Fixture {
         let copy = tempfile::tempdir().unwrap();
         for entry in std::fs::read_dir(self.log.shared.directory.path()).unwrap() {
             let entry = entry.unwrap();
-            std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+            if entry.path().is_file() {
+                std::fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+            }
         }
         self.close();
         TempCopy(copy)
@@ -75,7 +77,7 @@ struct TempCopy(TempDir);
 /// What a savepoint of the log in this directory would name.
 fn log_id_in(directory: &Directory) -> Option<[u8; 16]> {
     let id = directory.segments().unwrap().pop()?;
-    Segment::open(directory.segment_path(id), id, &DiskUsage::default()).ok().map(|segment| segment.header().log_id)
+    Segment::open(directory.segment_path(id), &DiskUsage::default()).ok().map(|segment| segment.header().log_id)
 }
 
 fn new_record(fill: u8, len: usize) -> NewRecord {
@@ -104,7 +106,7 @@ fn read_from(log: &Log, mark: Mark, place: Place) -> (Vec<(u64, u8)>, Vec<u64>) 
                 assert_eq!(record.meta.forwarded[0].1, [record.body[0]]);
                 records.push((record.header.position.0, record.body[0]));
             }
-            Step::Gap { to, .. } => gaps.push(to.total - before.total),
+            Step::Gap { to, .. } => gaps.push(to.total.saturating_sub(before.total)),
             Step::Unreadable(error) => panic!("{error}"),
             Step::End => break,
         }
@@ -218,7 +220,7 @@ fn damage_at_the_end_of_a_sealed_segment_is_counted() {
     let (path, end, last) = {
         let first = fixture.log.shared.first_segment().unwrap();
         let closed = *first.closed().unwrap();
-        (first.path().to_owned(), closed.end, closed.last.position.0)
+        (first.path().to_owned(), closed.data_end, closed.last.position.0)
     };
     flip(&path, end - 5000);
     let (records, gaps) = fixture.read_all();
@@ -245,8 +247,12 @@ fn a_missing_segment_is_one_gap() {
     assert_eq!(gaps, [lost * 10]);
 }
 
+fn kinds(fixture: &Fixture) -> Vec<findings::Kind> {
+    fixture.log.findings().list.iter().map(|finding| finding.kind).collect()
+}
+
 #[test]
-fn foreign_and_misnamed_files_are_left_alone() {
+fn foreign_files_and_second_copies_go_to_quarantine_and_change_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::open(dir.path());
     for n in 1..=30 {
@@ -254,19 +260,52 @@ fn foreign_and_misnamed_files_are_left_alone() {
     }
     let first = fixture.log.shared.first_segment().unwrap().path().to_owned();
     fixture.close();
-    let foreign = dir.path().join("seg-00000000000000000900.wal");
-    let twin = dir.path().join("seg-00000000000000000901.wal");
-    std::fs::write(&foreign, vec![7; 10_000]).unwrap();
-    std::fs::copy(first, &twin).unwrap();
+    let named = |number: u64| dir.path().join(format!("seg-{number:020}.wal"));
+    std::fs::write(named(900), vec![7; 10_000]).unwrap();
+    std::fs::copy(first, named(901)).unwrap();
+    std::fs::write(named(902), []).unwrap();
+    std::fs::create_dir(named(903)).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, named(904), rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
     let fixture = Fixture::open(dir.path());
-    assert_eq!(fixture.report.bad.len(), 2);
-    assert_eq!(fixture.append(31, 10).unwrap().position, Position(31));
-    assert_eq!(fixture.read_all(), (numbered(1..=31), vec![]));
-    assert!(foreign.exists() && twin.exists());
+    assert_eq!(kinds(&fixture), [findings::Kind::Unusable; 5]);
+    for finding in fixture.log.findings().list {
+        let kept = finding.kept.unwrap();
+        assert!(!finding.path.exists() && kept.exists());
+        let note = std::fs::read_to_string(kept.with_extension("wal.json")).unwrap();
+        assert!(note.contains(&finding.reason), "{note}");
+    }
+    // What was foreign may have been ours once: nothing new is taken for it.
+    let position = fixture.append(31, 10).unwrap().position;
+    assert!(position > Position(30));
+    assert_eq!(fixture.read_all().0.len(), 31);
+    fixture.close();
+    let fixture = Fixture::open(dir.path());
+    assert_eq!((kinds(&fixture), fixture.read_all().0.len()), (vec![], 31), "said once");
 }
 
 #[test]
-fn a_segment_of_another_log_is_left_alone_and_destroys_nothing() {
+fn segments_whose_names_were_exchanged_are_read_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=40 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let paths: Vec<_> = fixture.log.shared.segments().values().map(|segment| segment.path().to_owned()).collect();
+    fixture.close();
+    let aside = dir.path().join("aside");
+    for (from, to) in [(&paths[0], &aside), (&paths[2], &paths[0]), (&aside, &paths[2])] {
+        std::fs::rename(from, to).unwrap();
+    }
+    for n in [41, 42] {
+        let fixture = Fixture::open(dir.path());
+        assert_eq!((kinds(&fixture), fixture.append(n, 10).unwrap().position), (vec![], Position(u64::from(n))));
+        assert_eq!(fixture.read_all(), (numbered(1..=u64::from(n)), vec![]));
+        fixture.close();
+    }
+}
+
+#[test]
+fn a_segment_of_another_log_goes_to_quarantine_and_destroys_nothing() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let fixture = Fixture::open(dir.path());
     for n in 1..=3 {
@@ -278,45 +317,161 @@ fn a_segment_of_another_log_is_left_alone_and_destroys_nothing() {
     let name = "seg-00000000000000000001.wal";
     fixture.close();
     // One that would cut ours off at position 0, and is as many as ours.
-    let bytes = std::fs::read(other.path().join(name)).unwrap();
-    let mut renamed = bytes.clone();
+    let mut renamed = std::fs::read(other.path().join(name)).unwrap();
     renamed[16..24].copy_from_slice(&2u64.to_le_bytes());
     let crc = crc32c::crc32c_append(crc32c::crc32c(&renamed[..12]), &renamed[16..96]);
     renamed[12..16].copy_from_slice(&crc.to_le_bytes());
-    let brought = dir.path().join("seg-00000000000000000002.wal");
-    std::fs::write(&brought, renamed).unwrap();
-    for _ in 0..2 {
+    std::fs::write(dir.path().join("seg-00000000000000000002.wal"), renamed).unwrap();
+    for expected in [vec![findings::Kind::Unusable], vec![]] {
         let fixture = Fixture::open(dir.path());
-        assert!(matches!(&fixture.report.bad[..], [(path, segment::BadSegment::OtherLog)] if *path == brought));
+        assert_eq!(kinds(&fixture), expected);
         assert_eq!(fixture.read_all(), (numbered(1..=3), vec![]));
         fixture.close();
     }
 }
 
 #[test]
-fn a_segment_of_a_later_version_stops_the_start_and_nothing_is_touched() {
+fn a_segment_of_a_later_version_is_left_alone_and_can_be_read_by_it_afterwards() {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Fixture::open(dir.path());
     for n in 1..=30 {
         fixture.append(n, 5000).unwrap();
     }
-    let segments: Vec<_> = fixture.log.shared.segments().values().map(|segment| segment.path().to_owned()).collect();
+    let segments: Vec<_> = fixture.log.segments();
+    let paths: Vec<_> = fixture.log.shared.segments().values().map(|segment| segment.path().to_owned()).collect();
+    let newest = *segments.last().unwrap();
     fixture.close();
     let set_version = |path: &Path, version: u8| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
-        file.write_all_at(&[version], 8).unwrap();
+        let len = file.metadata().unwrap().len();
+        for offset in [8, len - segment::TRAILER_LEN + 8] {
+            file.write_all_at(&[version], offset).unwrap();
+        }
     };
-    let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
-    for segment in [&segments[0], segments.last().unwrap()] {
-        set_version(segment, 2);
-        let directory = Directory::open(dir.path()).unwrap();
-        let error = Log::open(directory, options, &[], Arc::new(Silent)).unwrap_err();
-        let source = std::error::Error::source(&error).unwrap().to_string();
-        assert_eq!(source, "has format 2; this program reads format 1");
-        set_version(segment, 1);
+    let (oldest, newest_path) = (&paths[0], paths.last().unwrap());
+    for path in [oldest, newest_path] {
+        set_version(path, 2);
     }
     let fixture = Fixture::open(dir.path());
-    assert_eq!(fixture.read_all(), (numbered(1..=30), vec![]));
+    assert_eq!(kinds(&fixture), [findings::Kind::Unreadable; 2]);
+    assert!(fixture.log.findings().list[0].reason.contains("has format 2; this program reads format 1"));
+    // Nobody knows how far the newest goes: nothing new is taken for something in it.
+    let position = fixture.append(99, 10).unwrap().position;
+    assert!(position > newest.last, "{position}");
+    let (records, _) = fixture.read_all();
+    let readable: Vec<_> =
+        (segments[1].first.0..newest.first.0).map(|n| (n, n as u8)).chain([(position.0, 99)]).collect();
+    assert_eq!(records, readable);
+    fixture.close();
+
+    for path in [oldest, newest_path] {
+        set_version(path, 1);
+    }
+    let fixture = Fixture::open(dir.path());
+    let (records, gaps) = fixture.read_all();
+    let all: Vec<_> = numbered(1..=30).into_iter().chain([(position.0, 99)]).collect();
+    assert_eq!((records, gaps), (all, vec![0]), "the positions that were skipped hold nothing");
+    let (start, end) = (fixture.log.start(), fixture.log.readable().mark);
+    assert_eq!(fixture.log.samples_between(start, end), 310, "also of what was not part of the totals");
+}
+
+#[test]
+fn strict_recovery_changes_nothing_and_says_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let second = fixture.log.shared.segments().values().nth(1).unwrap().path().to_owned();
+    let copy = fixture.crash();
+    let second = copy.0.path().join(second.file_name().unwrap());
+    let options = Options { recovery: Recovery::Strict, ..Options::new(SEGMENT, 16 * SEGMENT) };
+    let open = || Log::open(Directory::open(copy.0.path()).unwrap(), options, &[], Arc::new(Silent));
+    let list = || -> Vec<_> {
+        let mut files: Vec<_> = std::fs::read_dir(copy.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| !path.ends_with("LOCK"))
+            .map(|path| (std::fs::read(&path).unwrap(), path))
+            .collect();
+        files.sort();
+        files
+    };
+    std::fs::rename(&second, second.with_extension("away")).unwrap();
+    let before = list();
+    let error = open().unwrap_err().to_string();
+    assert!(error.contains("1 thing(s) are wrong") && error.contains("the segment is not there"), "{error}");
+    assert!(list() == before, "something was changed");
+    // A log that was merely cut off in its work is not damaged.
+    std::fs::rename(second.with_extension("away"), &second).unwrap();
+    let opened = open().unwrap();
+    assert_eq!(opened.report.scanned, 1);
+}
+
+#[test]
+fn either_end_of_a_segment_may_be_damaged_and_the_other_says_what_it_is() {
+    for (zeroed, expected) in [(0..4096, vec![findings::Kind::Repaired]), (SEGMENT - 4096..SEGMENT, vec![])] {
+        let dir = tempfile::tempdir().unwrap();
+        let fixture = Fixture::open(dir.path());
+        for n in 1..=30 {
+            fixture.append(n, 5000).unwrap();
+        }
+        let first = fixture.log.shared.first_segment().unwrap().path().to_owned();
+        fixture.close();
+        let file = OpenOptions::new().write(true).open(&first).unwrap();
+        file.write_all_at(&vec![0; (zeroed.end - zeroed.start) as usize], zeroed.start).unwrap();
+        let fixture = Fixture::open(dir.path());
+        assert_eq!(kinds(&fixture), expected, "{zeroed:?}");
+        assert_eq!(fixture.read_all(), (numbered(1..=30), vec![]), "{zeroed:?}");
+    }
+}
+
+#[test]
+fn what_is_damaged_is_counted_once_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let path = fixture.log.shared.first_segment().unwrap().path().to_owned();
+    // Records take 5184 bytes: the header of the third, the body of the sixth.
+    flip(&path, DATA_START + 2 * 5184 + 20);
+    flip(&path, DATA_START + 5 * 5184 + 2000);
+    for _ in 0..3 {
+        assert_eq!(fixture.read_all().1, [10, 10]);
+    }
+    let findings = fixture.log.findings();
+    assert_eq!((findings.count, findings.records, findings.samples, findings.bytes), (2, 2, 20, 2 * 5184));
+    for (finding, position) in findings.list.iter().zip([3, 6]) {
+        assert_eq!(finding.positions, Some((Position(position), Position(position))));
+        let kept = std::fs::read(finding.kept.as_ref().unwrap()).unwrap();
+        let file = std::fs::read(&path).unwrap();
+        assert_eq!(kept, file[finding.offset as usize..(finding.offset + finding.bytes) as usize]);
+    }
+    assert!(
+        fixture.log.disk_bytes() >= fixture.log.segments().iter().map(|segment| segment.bytes).sum::<u64>() + 2 * 5184
+    );
+    // In a full log it would go first.
+    assert!(fixture.log.drop_from_quarantine());
+}
+
+#[test]
+fn a_log_nobody_writes_to_closes_its_segment_and_opens_another_with_the_next_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    fixture.append(1, 10).unwrap();
+    fixture.log.seal_active();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while fixture.log.release(Position(1)).is_empty() {
+        assert!(Instant::now() < deadline, "the segment is not closed");
+    }
+    assert_eq!(fixture.log.segments(), []);
+    assert_eq!(fixture.log.health(), Health::Working);
+    assert_eq!(fixture.append(2, 10).unwrap().position, Position(2));
+    assert_eq!(fixture.read_all(), (numbered(2..=2), vec![]));
+    fixture.close();
+    let fixture = Fixture::open(dir.path());
+    assert_eq!(fixture.append(3, 10).unwrap().position, Position(3));
 }
 
 #[test]
@@ -378,11 +533,11 @@ fn which_log_it_is_is_said_by_the_savepoints_and_not_by_what_somebody_brought() 
         let name = format!("seg-{:020}.wal", id.0);
         std::fs::copy(other.path().join(&name), dir.path().join(&name)).unwrap();
     }
-    let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+    let options = Options::new(SEGMENT, 16 * SEGMENT);
     let floor = Floor { log_id, settled: Mark::default(), segment: SegmentId(1) };
     let open = |dir: &Path| Log::open(Directory::open(dir).unwrap(), options, &[floor], Arc::new(Silent)).unwrap();
     let opened = open(dir.path());
-    assert_eq!((opened.log.id(), opened.report.bad.len()), (log_id, brought.len()));
+    assert_eq!((opened.log.id(), opened.log.findings().count), (log_id, brought.len() as u64));
     assert_eq!(read_from(&opened.log, opened.log.start(), Place::default()), (numbered(1..=1), vec![]));
     // And it is the same log when nothing of it is left.
     let empty = tempfile::tempdir().unwrap();
@@ -411,16 +566,20 @@ fn numbers_of_segments_are_never_used_twice() {
     let mut newest = SegmentId(0);
     for n in 1..=4 {
         let directory = Directory::open(dir.path()).unwrap();
-        let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+        let options = Options::new(SEGMENT, 16 * SEGMENT);
         // Nothing is left of the log but what a savepoint says.
         let floor = Floor { log_id: [0; 16], settled: Mark::default(), segment: newest };
         let opened = Log::open(directory, options, &[floor], Arc::new(Silent)).unwrap();
+        let mut ticket = opened.appender.append(new_record(n, 10), Box::new(()));
+        tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(ticket.outcome()).unwrap();
         let id = opened.log.segments()[0].id;
         assert!(id > newest, "start {n}: {id} after {newest}");
         newest = id;
+        let path = opened.log.shared.first_segment().unwrap().path().to_owned();
         drop(opened.appender);
         opened.closer.close();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "an idle start leaves the lock and nothing else");
+        std::fs::remove_file(path).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "the lock and nothing else");
     }
 }
 
@@ -503,9 +662,9 @@ fn a_full_log_refuses_and_goes_on_when_space_is_released() {
         }
         assert!(fixture.log.disk_bytes() <= 4 * SEGMENT);
     };
-    assert_eq!(error, AppendError::Full { max_bytes: 4 * SEGMENT });
-    assert_eq!(fixture.log.health(), Health::Full);
-    assert_eq!(fixture.append(1, 1).unwrap_err(), AppendError::Full { max_bytes: 4 * SEGMENT });
+    assert_eq!(error, AppendError::Full(Limit::MaxSize { bytes: 4 * SEGMENT }));
+    assert_eq!(fixture.log.health(), Health::Full(Limit::MaxSize { bytes: 4 * SEGMENT }));
+    assert_eq!(fixture.append(1, 1).unwrap_err(), AppendError::Full(Limit::MaxSize { bytes: 4 * SEGMENT }));
     assert_eq!(fixture.read_all().0.len() as u64, accepted);
 
     fixture.log.release(fixture.log.segments()[0].last);
@@ -547,7 +706,7 @@ fn a_savepoint_of_another_log_moves_no_positions() {
     let fixture = Fixture::open(dir.path());
     fixture.append(1, 10).unwrap();
     fixture.close();
-    let options = Options { segment_bytes: SEGMENT, max_bytes: 16 * SEGMENT, sync: SyncMode::Always };
+    let options = Options::new(SEGMENT, 16 * SEGMENT);
     let settled = Mark { position: Position(100), total: 2000 };
     let foreign = [Floor { log_id: [0xee; 16], settled, segment: SegmentId(0) }];
     let opened = Log::open(Directory::open(dir.path()).unwrap(), options, &foreign, Arc::new(Silent)).unwrap();

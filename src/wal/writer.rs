@@ -25,8 +25,8 @@ use tokio::sync::oneshot;
 use super::allocator::{Allocator, Unavailable};
 use super::position::{Mark, Place, Position, Readable};
 use super::record::{self, HEADER_LEN, Header, NewRecord};
-use super::segment::{Closed, DATA_START, Seal, Segment, SegmentHeader};
-use super::{Health, Shared, SyncMode};
+use super::segment::{DATA_START, Seal, Segment, SegmentHeader};
+use super::{Health, Limit, Shared, SyncMode, disk};
 
 /// A group is cut at this many bytes: it bounds the time of one sync and the memory that is held during it.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
@@ -50,12 +50,9 @@ pub struct Appended {
 /// is delivered beside its upstream's repetition.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
-    /// `max_size` is reached: space comes back when targets have taken what they are owed.
-    #[error("the log is full ({max_bytes} bytes)")]
-    Full {
-        /// The limit.
-        max_bytes: u64,
-    },
+    /// There is no room: it comes back when targets have taken what they are owed.
+    #[error("the log is full: {0}")]
+    Full(Limit),
     /// The disk does not take it now.
     #[error("the log cannot be written: {reason}")]
     Unavailable {
@@ -82,7 +79,14 @@ const WAITING: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
 
-struct Job {
+/// What the writer is asked for.
+pub(super) enum Job {
+    Append(Append),
+    /// Close the active segment if nothing else is to be done.
+    Seal,
+}
+
+pub(super) struct Append {
     record: NewRecord,
     claim: Arc<AtomicU8>,
     reply: oneshot::Sender<Result<Appended, AppendError>>,
@@ -108,7 +112,7 @@ impl Appender {
             let _ = reply.send(Err(AppendError::TooLarge { bytes: stored, max: self.payload_max }));
         } else {
             // A closed queue drops the job, and with it the reply: the ticket says Closed.
-            let _ = self.queue.send(Job { record, claim: claim.clone(), reply, _keep: keep });
+            let _ = self.queue.send(Job::Append(Append { record, claim: claim.clone(), reply, _keep: keep }));
         }
         Ticket { claim, outcome }
     }
@@ -150,6 +154,13 @@ struct Entry {
     _keep: Option<Box<dyn Send>>,
 }
 
+/// What came while the last group was synced.
+#[derive(Default)]
+struct Group {
+    records: Vec<Append>,
+    seals: bool,
+}
+
 struct Active {
     segment: Arc<Segment>,
     /// Where the next record goes.
@@ -164,6 +175,8 @@ pub(super) struct Writer {
     allocator: Arc<Allocator>,
     sync: SyncMode,
     active: Option<Active>,
+    /// No segment is open because none is needed before the next record.
+    is_idle: bool,
     /// The last record that was given a position.
     appended: Mark,
     /// The last record that was acknowledged: with [`SyncMode::Always`] a sync covered it.
@@ -177,12 +190,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, allocator: Arc<Allocator>, sync: SyncMode, last: Mark) -> Writer {
+    pub(super) fn new(shared: Arc<Shared>, allocator: Arc<Allocator>, last: Mark) -> Writer {
         Writer {
+            sync: shared.options.sync,
             shared,
             allocator,
-            sync,
             active: None,
+            is_idle: true,
             appended: last,
             acknowledged: last.position,
             is_full: false,
@@ -192,11 +206,22 @@ impl Writer {
         }
     }
 
-    /// Opens the first segment, starts the thread. A disk that does not allow it now is no reason not to start: the log can be
-    /// read, and each append tries again.
-    pub(super) fn spawn(mut self, payload_max: u64) -> io::Result<(Appender, std::thread::JoinHandle<()>)> {
+    /// Starts the thread. The first record opens a segment; where readers must learn at once that positions were skipped, it is opened
+    /// now. A disk that does not allow it is no reason not to start: the log can be read, and each append tries again.
+    pub(super) fn spawn(
+        mut self,
+        payload_max: u64,
+        opens_at_once: bool,
+    ) -> io::Result<(Appender, std::thread::JoinHandle<()>)> {
         let (queue, jobs) = mpsc::channel();
-        let _ = self.open_segment();
+        if opens_at_once {
+            self.is_idle = false;
+            let _ = self.open_segment();
+        } else {
+            // So that it is known whether records can be taken.
+            let _ = self.allocator.is_ready();
+        }
+        *self.shared.control.lock().expect("no holder of this lock panics") = Some(queue.clone());
         let thread = std::thread::Builder::new().name("wal-writer".into()).spawn(move || self.run(&jobs))?;
         Ok((Appender { queue, payload_max }, thread))
     }
@@ -205,9 +230,12 @@ impl Writer {
         let _watch = DeathWatch(self.shared.clone());
         while let Some(group) = self.next_group(jobs) {
             self.shared.busy.begin();
-            if !group.is_empty() {
-                self.commit(group);
-            } else if self.active.is_none() {
+            let Group { records, seals } = group;
+            if !records.is_empty() {
+                self.commit(records);
+            } else if seals {
+                self.seal_active();
+            } else if self.active.is_none() && !self.is_idle {
                 // Nobody may come while the log is said not to work.
                 let _ = self.open_segment();
             }
@@ -219,30 +247,35 @@ impl Writer {
         self.finish();
     }
 
-    /// Waits for the next records; `None` when no more will come. Empty when a sync is due first.
-    fn next_group(&mut self, jobs: &Receiver<Job>) -> Option<Vec<Job>> {
+    /// Waits for the next records; `None` when no more will come. Without any when something else is to be done first.
+    fn next_group(&mut self, jobs: &Receiver<Job>) -> Option<Group> {
         let first = match self.due_in() {
             None => jobs.recv().ok()?,
             Some(wait) => match jobs.recv_timeout(wait) {
                 Ok(job) => job,
-                Err(RecvTimeoutError::Timeout) => return Some(Vec::new()),
+                Err(RecvTimeoutError::Timeout) => return Some(Group::default()),
                 Err(RecvTimeoutError::Disconnected) => return None,
             },
         };
-        let mut group = Vec::new();
+        let mut group = Group::default();
         let mut bytes = 0;
         let mut next = Some(first);
         while let Some(job) = next {
-            match job.claim.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    bytes += job.record.stored_len();
-                    group.push(job);
-                }
-                Err(_) => {
-                    let _ = job.reply.send(Err(AppendError::Withdrawn));
+            match job {
+                Job::Seal => group.seals = true,
+                Job::Append(job) => {
+                    match job.claim.compare_exchange(WAITING, TAKEN, Ordering::AcqRel, Ordering::Acquire) {
+                        Ok(_) => {
+                            bytes += job.record.stored_len();
+                            group.records.push(job);
+                        }
+                        Err(_) => {
+                            let _ = job.reply.send(Err(AppendError::Withdrawn));
+                        }
+                    }
                 }
             }
-            if bytes >= GROUP_BYTES_MAX || group.len() >= GROUP_RECORDS_MAX {
+            if bytes >= GROUP_BYTES_MAX || group.records.len() >= GROUP_RECORDS_MAX {
                 break;
             }
             next = jobs.try_recv().ok();
@@ -250,8 +283,20 @@ impl Writer {
         Some(group)
     }
 
+    /// Closes the active segment so that it can be released, and opens none. Only if another one is there for the next record: the one at
+    /// hand is worth more than the promise of one.
+    fn seal_active(&mut self) {
+        let has_records = self.active.as_ref().is_some_and(|active| active.seal.records > 0);
+        if has_records && self.unsynced.is_empty() && self.allocator.is_ready() {
+            let active = self.active.take().expect("there is one with records");
+            self.is_idle = true;
+            self.shared.is_open.store(false, Ordering::Release);
+            self.retire(&active);
+        }
+    }
+
     /// Appends a group, a part for each segment that it reaches into.
-    fn commit(&mut self, group: Vec<Job>) {
+    fn commit(&mut self, group: Vec<Append>) {
         let mut jobs = VecDeque::from(group);
         while !jobs.is_empty() {
             // After a failure the records that were acknowledged without a sync come first, or nothing comes.
@@ -286,8 +331,8 @@ impl Writer {
     }
 
     /// Gives a record its position.
-    fn admit(&mut self, job: Job) {
-        let Job { record, reply, _keep, .. } = job;
+    fn admit(&mut self, job: Append) {
+        let Append { record, reply, _keep, .. } = job;
         self.appended = Mark {
             position: self.appended.position.next(),
             total: self.appended.total + record.counts.ledger_samples(),
@@ -357,7 +402,7 @@ impl Writer {
     /// How long to wait for records before something else is to be done.
     fn due_in(&self) -> Option<Duration> {
         if self.active.is_none() {
-            return Some(REOPEN_INTERVAL);
+            return (!self.is_idle).then_some(REOPEN_INTERVAL);
         }
         let SyncMode::Interval(interval) = self.sync else { return None };
         Some(interval.saturating_sub(self.unsynced_since?.elapsed()))
@@ -418,12 +463,13 @@ impl Writer {
     /// readable, and what was not goes to a fresh one under the same positions.
     fn poisoned(&mut self, error: &io::Error, what: &str) {
         let active = self.active.take().expect("only an open segment fails");
+        self.shared.is_open.store(false, Ordering::Release);
         tracing::error!(
             path = %active.segment.path().display(), %error, records = self.unsynced.len(),
             "{what} of the log failed; the records that were not durable go to a fresh segment"
         );
         let has_acknowledged = self.unsynced.iter().any(|entry| entry.reply.is_none());
-        active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+        active.segment.close(active.seal);
         let is_rescued = self.rescue().is_ok();
         // What was acknowledged before its sync is nowhere else on disk until then.
         if is_rescued || !has_acknowledged {
@@ -438,7 +484,7 @@ impl Writer {
         if failed.seal.records == 0 {
             self.shared.remove_segment(failed.segment.id());
             // At once: after a crash its header would cut off what the segment before it holds beyond its durable records.
-            let _ = std::fs::remove_file(failed.segment.path());
+            let _ = disk::remove(failed.segment.path());
         }
     }
 
@@ -463,7 +509,8 @@ impl Writer {
             });
             attempt.map_err(|error| {
                 let active = self.active.take().expect("just opened");
-                active.segment.close(Closed { last: active.seal.last, end: active.seal.data_end });
+                self.shared.is_open.store(false, Ordering::Release);
+                active.segment.close(active.seal);
                 self.abandon(&active);
                 active.segment.release_file();
                 Unavailable::Failed(format!("writing to a fresh segment: {error}"))
@@ -510,14 +557,16 @@ impl Writer {
             }
         }
         let prepared = self.allocator.take().inspect_err(|error| {
-            self.is_full = matches!(error, Unavailable::Full { .. });
+            self.is_full = matches!(error, Unavailable::Full(_));
         })?;
         self.is_full = false;
         // The old segment ends before the header of the new one can exist: what lies in an older segment at or above the first
         // position of a newer one does not count, so the old one must not grow any more from here on, whatever fails.
         if let Some(old) = self.active.take() {
+            self.shared.is_open.store(false, Ordering::Release);
             self.retire(&old);
         }
+        self.is_idle = false;
         let before = match self.unsynced.front() {
             // Positions that a failed segment did not make durable begin the next one.
             Some(entry) => Mark { position: entry.header.position.previous(), total: entry.header.total_before() },
@@ -529,7 +578,7 @@ impl Writer {
             salt: random_u64(),
             log_id: self.shared.log_id,
             created_ms: now_ms(),
-            len: self.shared.segment_bytes,
+            len: self.shared.options.segment_bytes,
         };
         let path = self.shared.directory.segment_path(prepared.id);
         let failed = |error: io::Error| Unavailable::Failed(format!("taking {} into use: {error}", path.display()));
@@ -538,7 +587,7 @@ impl Writer {
         let taken = taken.and_then(|segment| match self.shared.directory.sync() {
             Ok(()) => Ok(segment),
             Err(error) => {
-                let _ = std::fs::remove_file(&path);
+                let _ = disk::remove(&path);
                 Err(error)
             }
         });
@@ -546,6 +595,7 @@ impl Writer {
         let segment = Arc::new(taken.inspect_err(|error| self.shared.set_health(Health::from(error)))?);
         tracing::debug!(path = %path.display(), "opened a segment");
         self.shared.add_segment(segment.clone());
+        self.shared.is_open.store(true, Ordering::Release);
         self.active = Some(Active { segment, offset: DATA_START, seal: Seal::empty(before) });
         Ok(())
     }
@@ -554,7 +604,7 @@ impl Writer {
         if let Err(error) = old.segment.seal(&old.seal) {
             tracing::warn!(path = %old.segment.path().display(), %error, "cannot seal a segment; it will be scanned at the next start");
         }
-        old.segment.close(Closed { last: old.seal.last, end: old.seal.data_end });
+        old.segment.close(old.seal);
         old.segment.release_file();
     }
 
@@ -569,7 +619,7 @@ impl Writer {
                 self.retire(&active);
             } else {
                 // The next start makes its own.
-                let _ = std::fs::remove_file(active.segment.path());
+                let _ = disk::remove(active.segment.path());
             }
         }
     }
@@ -595,7 +645,7 @@ impl Drop for DeathWatch {
 impl From<Unavailable> for AppendError {
     fn from(error: Unavailable) -> AppendError {
         match error {
-            Unavailable::Full { max_bytes } => AppendError::Full { max_bytes },
+            Unavailable::Full(limit) => AppendError::Full(limit),
             Unavailable::Failed(reason) => AppendError::Unavailable { reason },
         }
     }

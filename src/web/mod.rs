@@ -7,7 +7,9 @@
 //! | `GET /metrics` | one snapshot of everything, for Prometheus |
 //! | `GET /api/v1/status` | the same as JSON |
 //! | `GET /` | the same for people |
+//! | `/api/v1/targets/...` | what changes something (see [`admin`]) |
 
+pub mod admin;
 pub mod page;
 pub mod server;
 pub mod status;

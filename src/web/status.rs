@@ -26,8 +26,67 @@ pub struct Wal {
     pub bytes: u64,
     /// The limit of `bytes`.
     pub max_bytes: u64,
+    /// How long until something must be given up, or upstreams be turned away, if things go on as in the last minutes; null: never.
+    pub full_in_seconds: Option<u64>,
     /// Oldest first.
     pub segments: Vec<Segment>,
+    /// What the last start found.
+    pub recovery: Recovery,
+    /// What is wrong with it.
+    pub damage: Damage,
+}
+
+/// What a start cost and cut.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Recovery {
+    /// How long it took to know what is in the log.
+    pub seconds: f64,
+    /// Segments without a seal.
+    pub scanned_segments: usize,
+    /// Never acknowledged, and cut.
+    pub torn_bytes: u64,
+}
+
+/// What was found wrong with the log since the start.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Damage {
+    /// How many things.
+    pub count: u64,
+    /// Records that are gone.
+    pub records: u64,
+    /// Samples that are gone; each target counts as lost what of it it was owed.
+    pub samples: u64,
+    /// Bytes that are not what they were.
+    pub bytes: u64,
+    /// The first of them.
+    pub findings: Vec<Finding>,
+}
+
+/// Something that was found wrong.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// `damage`, `missing`, `unusable`, `unreadable` or `repaired`.
+    pub kind: &'static str,
+    /// In which file.
+    pub file: String,
+    /// Where in it.
+    pub offset: u64,
+    /// How much of it.
+    pub bytes: u64,
+    /// The first position that is gone; null when none is, or nobody can tell.
+    pub first: Option<u64>,
+    /// The last position that is gone.
+    pub last: Option<u64>,
+    /// How many records that are.
+    pub records: u64,
+    /// Their samples.
+    pub samples: u64,
+    /// What happened.
+    pub reason: String,
+    /// When it was found.
+    pub found: String,
+    /// Where the bytes are kept.
+    pub kept: Option<String>,
 }
 
 /// A segment. Without records, `last` is before `first`.

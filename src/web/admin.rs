@@ -1,0 +1,133 @@
+//! What changes something: only where the configuration allows it (`server.admin`), for whoever reaches the listener may ask for it.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /api/v1/targets/{name}/seek?to=-2h` | what the seek would mean; changes nothing, and is always allowed |
+//! | `POST /api/v1/targets/{name}/seek` with `{"to": "-2h"}` | the target is moved |
+//! | `POST /api/v1/targets/{name}/forget` with `{}` | its savepoint is deleted, and what it is owed is given up |
+//!
+//! Errors are `{"error": "..."}`: 400 for what cannot be understood, 403 without `server.admin`, 404 for a name that is not there.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_core::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+
+/// What a move means, or did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Whose.
+    pub target: String,
+    /// What is settled before it.
+    pub from: u64,
+    /// What is settled behind it.
+    pub to: u64,
+    /// Positions between the two.
+    pub records: u64,
+    /// Samples that will be sent again.
+    pub replayed_samples: u64,
+    /// Samples that will not be sent.
+    pub skipped_samples: u64,
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// There is nothing of this name.
+    #[error("{0}")]
+    Unknown(String),
+    /// It cannot be understood.
+    #[error("{0}")]
+    Invalid(String),
+    /// The configuration does not allow it.
+    #[error("this needs server.admin = true in the configuration")]
+    Forbidden,
+    /// It went wrong.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// An answer in the making.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
+
+/// Who carries it out.
+pub trait Admin: Send + Sync + 'static {
+    /// What a seek would mean.
+    fn plan_seek<'a>(&'a self, name: &'a str, to: &'a str) -> Answer<'a, Plan>;
+    /// Moves a target; what that meant.
+    fn seek<'a>(&'a self, name: &'a str, to: &'a str) -> Answer<'a, Plan>;
+    /// Forgets a target; what it was owed.
+    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, Plan>;
+}
+
+#[derive(Clone)]
+struct Office {
+    admin: Arc<dyn Admin>,
+    is_open: bool,
+}
+
+#[derive(Debug, Deserialize)]
+struct Seek {
+    to: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Nothing {}
+
+/// The routes.
+pub fn router(admin: Arc<dyn Admin>, is_open: bool) -> Router {
+    Router::new()
+        .route("/api/v1/targets/{name}/seek", get(plan_seek).post(seek))
+        .route("/api/v1/targets/{name}/forget", post(forget))
+        .with_state(Office { admin, is_open })
+}
+
+async fn plan_seek(
+    State(office): State<Office>,
+    Path(name): Path<String>,
+    Query(seek): Query<Seek>,
+) -> Result<Json<Plan>, Refusal> {
+    office.admin.plan_seek(&name, &seek.to).await.map(Json)
+}
+
+// A body of JSON is asked for everywhere: no form of another site can send one.
+async fn seek(
+    State(office): State<Office>,
+    Path(name): Path<String>,
+    Json(seek): Json<Seek>,
+) -> Result<Json<Plan>, Refusal> {
+    office.check()?;
+    office.admin.seek(&name, &seek.to).await.map(Json)
+}
+
+async fn forget(
+    State(office): State<Office>,
+    Path(name): Path<String>,
+    Json(Nothing {}): Json<Nothing>,
+) -> Result<Json<Plan>, Refusal> {
+    office.check()?;
+    office.admin.forget(&name).await.map(Json)
+}
+
+impl Office {
+    fn check(&self) -> Result<(), Refusal> {
+        if self.is_open { Ok(()) } else { Err(Refusal::Forbidden) }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = match &self {
+            Refusal::Unknown(_) => StatusCode::NOT_FOUND,
+            Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
+            Refusal::Forbidden => StatusCode::FORBIDDEN,
+            Refusal::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        (status, Json(serde_json::json!({ "error": self.to_string() }))).into_response()
+    }
+}
