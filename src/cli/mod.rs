@@ -4,6 +4,7 @@
 
 mod check;
 mod run;
+mod target;
 
 use std::error::Error;
 use std::io::Write;
@@ -31,6 +32,8 @@ struct Args {
 enum Command {
     /// Check the configuration and say what it means, without starting anything.
     Check,
+    /// List targets, move them, rename and forget them.
+    Target(target::Target),
 }
 
 const AFTER_HELP: &str = "Without a command the relay runs until SIGTERM or SIGINT.\n\
@@ -49,8 +52,14 @@ pub fn main() -> ExitCode {
     };
     match command {
         Some(Command::Check) => check::check(&path, &config),
+        Some(Command::Target(target)) => target::run(&config, &target),
         None => run::run(config),
     }
+}
+
+/// The provider of cryptography for everything that speaks https.
+fn install_crypto() {
+    let _ = rustls::crypto::ring::default_provider().install_default();
 }
 
 /// Says something on stderr. If nobody listens, that is no reason to panic.

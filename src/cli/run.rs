@@ -25,8 +25,7 @@ pub fn run(config: Config) -> ExitCode {
         // It would say so on stderr, which is what has failed, and panic.
         .log_internal_errors(false)
         .init();
-    // The provider of cryptography for targets behind https.
-    let _ = rustls::crypto::ring::default_provider().install_default();
+    super::install_crypto();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

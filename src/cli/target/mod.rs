@@ -1,0 +1,235 @@
+//! `promrelay target`: what each target has settled, and moving it. On a log that no process uses this is done on its files; else the
+//! process that uses it is asked, over its HTTP interface.
+//!
+//! ```text
+//!   lock of wal.dir free   ---> files        Directory, Store, Log: as a start would
+//!   taken                  ---> live         GET and POST at server.listen (changes need server.admin = true there)
+//! ```
+
+mod files;
+mod live;
+mod ls;
+
+use std::io::{BufRead, IsTerminal, Write};
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::{chain, say};
+use crate::config::Config;
+use crate::wal::directory::{Directory, DirectoryError};
+use crate::web::admin::Plan;
+use files::Files;
+use live::Live;
+
+/// See the module.
+#[derive(Debug, Args)]
+pub struct Target {
+    #[command(subcommand)]
+    command: Command,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List all targets with a savepoint: how far they are, and what became of their samples.
+    Ls,
+    /// Move a target: forward skips data (it is counted as dropped), backward sends it again.
+    Seek {
+        /// The target.
+        name: String,
+        /// `oldest`, `now`, `-2h`, `2026-01-31T10:00:00Z` (both: when it was received) or a position.
+        #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
+        to: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+    /// Give a target's savepoint another name, so that the configuration may. Needs promrelay to be stopped.
+    Rename {
+        /// What it is called now.
+        old: String,
+        /// What it is to be called.
+        new: String,
+    },
+    /// Delete a target's savepoint: what it is owed is given up, and if the name comes again it is new.
+    Forget {
+        /// The target.
+        name: String,
+        /// Do not ask.
+        #[arg(long, short)]
+        yes: bool,
+    },
+}
+
+/// Why a command did not do it.
+#[derive(Debug, thiserror::Error)]
+enum TargetError {
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    #[error("there is no log in {0}")]
+    NoLog(String),
+    #[error("cannot open the log")]
+    Log(#[from] crate::wal::RecoveryError),
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    #[error("there is no target {name:?} in the log; it has: {}", known.join(", "))]
+    Unknown { name: String, known: Vec<String> },
+    #[error(
+        "the savepoint of {0:?} is damaged or of another log; start promrelay once, and it begins with the oldest record"
+    )]
+    Unusable(String),
+    #[error(transparent)]
+    Rename(#[from] crate::savepoint::RenameError),
+    #[error(transparent)]
+    Time(#[from] crate::clock::InvalidTime),
+    #[error(
+        "{0:?} cannot be the name of a target: 1 to 100 letters, digits, '_', '.' or '-', the first a letter or a digit"
+    )]
+    Name(String),
+    #[error(
+        "a running promrelay (pid {0}) uses the log: stop it first, rename, and start it with the new name in its configuration"
+    )]
+    Runs(String),
+    #[error("cannot reach the promrelay that uses the log, at {url}")]
+    Unreachable {
+        url: String,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("promrelay at {url} says: {said}")]
+    Refused { url: String, said: String },
+    #[error("nothing was done")]
+    Declined,
+}
+
+/// Where the targets are.
+enum Targets {
+    Files(Box<Files>),
+    Live(Live),
+}
+
+/// Runs a command.
+pub fn run(config: &Config, target: &Target) -> ExitCode {
+    match execute(config, target) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&chain(&error));
+            match error {
+                TargetError::Time(_) | TargetError::Name(_) => ExitCode::from(2),
+                _ => ExitCode::FAILURE,
+            }
+        }
+    }
+}
+
+fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), TargetError> {
+    if !config.wal_dir.is_dir() {
+        return Err(TargetError::NoLog(config.wal_dir.display().to_string()));
+    }
+    let targets = match Directory::open(&config.wal_dir) {
+        Ok(directory) => Targets::Files(Box::new(Files::open(directory, config)?)),
+        Err(DirectoryError::Locked { holder, .. }) => {
+            if let Command::Rename { .. } = command {
+                return Err(TargetError::Runs(holder.unwrap_or_else(|| "unknown".into())));
+            }
+            Targets::Live(Live::new(config)?)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    match (command, targets) {
+        (Command::Ls, Targets::Files(files)) => ls::print(&files.rows(), *json),
+        (Command::Ls, Targets::Live(live)) => ls::print(&live.rows()?, *json),
+        (Command::Seek { name, to, yes }, Targets::Files(mut files)) => {
+            let (plan, destination) = files.plan(name, to)?;
+            ask(&seek_text(&plan), *yes)?;
+            files.seek(name, destination)?;
+            done(&plan, *json, &seek_text(&plan));
+        }
+        (Command::Seek { name, to, yes }, Targets::Live(live)) => {
+            crate::relay::moves::SeekTo::parse(to, crate::clock::now_ms())?;
+            if !yes {
+                ask(&seek_text(&live.plan(name, to)?), false)?;
+            }
+            let plan = live.seek(name, to)?;
+            done(&plan, *json, &seek_text(&plan));
+        }
+        (Command::Forget { name, yes }, Targets::Files(mut files)) => {
+            let plan = files.plan_forget(name)?;
+            ask(&forget_text(&plan), *yes)?;
+            files.forget(name)?;
+            done(&plan, *json, &forget_text(&plan));
+        }
+        (Command::Forget { name, yes }, Targets::Live(live)) => {
+            if !yes {
+                ask(&forget_text(&live.plan(name, "now")?), false)?;
+            }
+            let plan = live.forget(name)?;
+            done(&plan, *json, &forget_text(&plan));
+        }
+        (Command::Rename { old, new }, Targets::Files(mut files)) => {
+            if !crate::savepoint::is_name(new) {
+                return Err(TargetError::Name(new.clone()));
+            }
+            files.rename(old, new)?;
+            if *json {
+                println!("{}", serde_json::json!({ "target": new, "was": old }));
+            } else {
+                println!("{old} is {new} now: change its name in the configuration before the next start");
+            }
+        }
+        (Command::Rename { .. }, Targets::Live(_)) => unreachable!("said above"),
+    }
+    Ok(())
+}
+
+fn seek_text(plan: &Plan) -> String {
+    let Plan { target, from, to, records, replayed_samples, skipped_samples } = plan;
+    if to < from {
+        format!(
+            "{target} goes back from position {from} to {to}: {replayed_samples} samples of {records} requests are sent again"
+        )
+    } else if to > from {
+        format!(
+            "{target} goes on from position {from} to {to}: {skipped_samples} samples of {records} requests are not sent"
+        )
+    } else {
+        format!("{target} stays at position {to}")
+    }
+}
+
+fn forget_text(plan: &Plan) -> String {
+    let Plan { target, records, skipped_samples, .. } = plan;
+    format!(
+        "{target} is forgotten: {skipped_samples} samples of {records} requests are not sent, and its counters are gone"
+    )
+}
+
+/// Asks on the terminal; without one the answer is no.
+fn ask(what: &str, yes: bool) -> Result<(), TargetError> {
+    if yes {
+        return Ok(());
+    }
+    let mut stderr = std::io::stderr();
+    let _ = write!(stderr, "{what}. Go on? [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        let _ = writeln!(stderr, "\n(--yes goes on without asking)");
+    }
+    Err(TargetError::Declined)
+}
+
+fn done(plan: &Plan, json: bool, text: &str) {
+    if json {
+        println!("{}", serde_json::to_string(plan).expect("a plan is JSON"));
+    } else {
+        println!("{text}");
+    }
+}
