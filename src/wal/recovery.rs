@@ -34,6 +34,7 @@
 //! positions begin above all that could be in it.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -264,11 +265,14 @@ fn order(
         let id = segment.id();
         let why = if Some(segment.header().log_id) != log_id {
             BadSegment::OtherLog
-        } else if found.contains_key(&id) {
-            BadSegment::Duplicate { id }
         } else {
-            found.insert(id, segment);
-            continue;
+            match found.entry(id) {
+                Entry::Vacant(place) => {
+                    place.insert(segment);
+                    continue;
+                }
+                Entry::Occupied(_) => BadSegment::Duplicate { id },
+            }
         };
         unusable.push(Unusable { id: name, path: segment.path().to_owned(), why });
     }

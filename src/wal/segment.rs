@@ -533,7 +533,8 @@ impl Segment {
     pub fn read_seal(&self) -> io::Result<Option<Seal>> {
         let offset = self.seal_offset();
         let mut bytes = [0u8; SEAL_LEN as usize];
-        self.copy(offset, &mut bytes)?;
+        // Not out of the mapping: the system would read megabytes around it, for each segment of a large log.
+        self.file()?.read_exact_at(&mut bytes, offset)?;
         let seal = Seal::decode(&bytes, &self.seat(offset)).filter(|seal| seal.data_end <= self.data_end_max());
         self.sealed.store(seal.is_some(), Ordering::Relaxed);
         Ok(seal)
