@@ -39,7 +39,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`cli`] | the command line: run, check |
+//! | [`cli`] | the command line: run, check, the tools for the log |
 //! | [`relay`] | the wiring: start, housekeeping, end |
 //! | [`config`] | `config.toml`, checked and turned into each part's settings |
 //! | [`web`] | the listener, status, metrics, readiness |

@@ -243,7 +243,7 @@ async fn writes_that_fail_for_a_while_do_not_fill_the_log_with_empty_segments() 
         return;
     }
     let mut relay = Config::new().wal("max_size = \"16MiB\"").target("a", "http://127.0.0.1:9/", &[]).prepare();
-    let wrapper = "strace -D -f -qq -o /dev/null -e trace=pwritev -e inject=pwritev:error=EIO:when=4..40";
+    let wrapper = "strace -D -f -qq -o /dev/null -e trace=pwritev -e inject=pwritev:error=EIO:when=8..44";
     relay.config = relay.config.clone().run_by(&wrapper.split(' ').collect::<Vec<_>>());
     relay.start().await;
     let mut taken = 0;

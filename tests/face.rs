@@ -96,7 +96,9 @@ async fn the_status_has_the_shape_that_others_rely_on() {
         keys.join(" ")
     };
     assert_eq!(keys(&status), "ready targets version wal");
-    assert_eq!(keys(&status["wal"]), "bytes durable max_bytes oldest segments");
+    assert_eq!(keys(&status["wal"]), "bytes damage durable full_in_seconds max_bytes oldest recovery segments");
+    assert_eq!(keys(&status["wal"]["damage"]), "bytes count findings records samples");
+    assert_eq!(keys(&status["wal"]["recovery"]), "scanned_segments seconds torn_bytes");
     assert_eq!(keys(&status["wal"]["segments"][0]), "bytes first id last");
     let target = &status["targets"][0];
     assert_eq!(keys(target), "lag_seconds last_status name pending reason required samples settled since state url");

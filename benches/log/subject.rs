@@ -9,20 +9,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use promrelay::wal::directory::Directory;
 use promrelay::wal::record::{Content, Counts, Kind as RecordKind, Meta, NewRecord, TimeRange};
-use promrelay::wal::{Appender, Closer, Log, Observer, Opened, Options, Prefill, Recovery, SyncMode};
+use promrelay::wal::{Appender, Closer, Log, Observer, Opened, Options, Prefill};
 use tempfile::TempDir;
 
 use crate::bare::{Ahead, Files, Group};
 
 /// How the log is opened; `segment_bytes` is each measurement's own.
-pub const LOG: Options = Options {
-    segment_bytes: 128 << 20,
-    max_bytes: u64::MAX,
-    min_free: 0,
-    sync: SyncMode::Always,
-    recovery: Recovery::Tolerate,
-    prefill: Prefill::Never,
-};
+pub const LOG: Options = Options::new(128 << 20, u64::MAX);
 
 /// One of those that are compared.
 #[derive(Clone, Copy, Debug)]

@@ -5,10 +5,11 @@
 mod check;
 mod run;
 mod target;
+mod wal;
 
 use std::error::Error;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -34,6 +35,8 @@ enum Command {
     Check,
     /// List targets, move them, rename and forget them.
     Target(target::Target),
+    /// Look at the log: list its segments, verify it, show its records. Nothing is changed.
+    Wal(wal::Wal),
 }
 
 const AFTER_HELP: &str = "Without a command the relay runs until SIGTERM or SIGINT.\n\
@@ -43,17 +46,22 @@ const AFTER_HELP: &str = "Without a command the relay runs until SIGTERM or SIGI
 /// What the process was asked to do.
 pub fn main() -> ExitCode {
     let Args { config: path, command } = Args::parse();
-    let config = match Config::load(&path) {
-        Ok(config) => config,
+    match command {
+        Some(Command::Check) => configured(&path, |config| check::check(&path, &config)),
+        Some(Command::Target(target)) => configured(&path, |config| target::run(&config, &target)),
+        Some(Command::Wal(wal)) => wal::run(&path, &wal),
+        None => configured(&path, run::run),
+    }
+}
+
+/// Goes on with the configuration, if there is a valid one.
+fn configured(path: &Path, then: impl FnOnce(Config) -> ExitCode) -> ExitCode {
+    match Config::load(path) {
+        Ok(config) => then(config),
         Err(error) => {
             say(&chain(&error));
-            return ExitCode::from(2);
+            ExitCode::from(2)
         }
-    };
-    match command {
-        Some(Command::Check) => check::check(&path, &config),
-        Some(Command::Target(target)) => target::run(&config, &target),
-        None => run::run(config),
     }
 }
 

@@ -251,7 +251,7 @@ impl Checker<'_> {
             file::WhenFull::DropOldest => WhenFull::DropOldest,
         };
         let room = Room { retain: self.span("wal.retain", wal.retain, 0, 0)?, when_full };
-        let options = wal::Options { segment_bytes, max_bytes, min_free, sync, recovery, prefill };
+        let options = wal::Options { min_free, sync, recovery, prefill, ..wal::Options::new(segment_bytes, max_bytes) };
         Ok((PathBuf::from(dir), options, room))
     }
 

@@ -1,7 +1,8 @@
 //! Once a second: savepoints are made durable, what all of them have passed is released, and a full log makes room.
 //!
-//! Released is only what is settled by savepoints that are on disk: whatever happens in the next moment, no target needs it. In a full
-//! log there is no waiting for the next second as long as something can be given up: what goes, in which order, is decided in `room`.
+//! Released is only what is settled by savepoints that are on disk: whatever happens in the next moment, no target needs it. Where there
+//! is no room for a segment ahead, something is given up at once, one segment at a time, while the segment at hand still takes records:
+//! what goes, in which order, is decided in `room`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,17 +15,15 @@ use super::room::{self, Holder};
 use super::state::{State, Watched};
 use crate::clock::now_ms;
 use crate::target::{Destination, Order, Phase};
-use crate::wal::{Health, Position};
+use crate::wal::Position;
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long it takes at least until a full log has allocated what was released.
-const ROOM_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Until aborted.
 pub(super) async fn keep_house(state: Arc<State>) {
     let mut interval = tokio::time::interval(INTERVAL);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut health = state.log.health_changes();
+    let mut lack = state.log.lack_of_room();
     let mut house = House {
         lull: Lull::new(Instant::now(), state.log.readable().mark.position),
         forecast: Forecast::default(),
@@ -34,7 +33,7 @@ pub(super) async fn keep_house(state: Arc<State>) {
     loop {
         let is_second = tokio::select! {
             _ = interval.tick() => true,
-            changed = health.changed() => {
+            changed = lack.changed() => {
                 if changed.is_err() { return };
                 false
             }
@@ -42,9 +41,7 @@ pub(super) async fn keep_house(state: Arc<State>) {
         if is_second {
             house.every_second().await;
         }
-        while house.state.is_full() && house.make_room().await {
-            tokio::time::sleep(ROOM_INTERVAL).await;
-        }
+        while lack.borrow_and_update().is_some() && house.make_room().await {}
     }
 }
 
@@ -66,9 +63,6 @@ impl House {
             state.registry.run_upkeep();
             state.sync_savepoints();
             state.release(&keeps, usize::MAX);
-            if state.is_full() {
-                state.log.look_for_room();
-            }
         });
         if let Err(error) = trip.await {
             tracing::error!(%error, "internal error in housekeeping");
@@ -118,11 +112,14 @@ impl House {
             let state = state.clone();
             tokio::task::spawn_blocking(move || {
                 state.sync_savepoints();
-                state.release(&BTreeSet::new(), 1) || state.log.drop_from_quarantine()
+                let is_more = state.release(&BTreeSet::new(), 1) || state.log.drop_from_quarantine();
+                if is_more {
+                    state.log.look_for_room();
+                }
+                is_more
             })
         };
         if released.await.unwrap_or(false) {
-            state.log.look_for_room();
             return true;
         }
         let Some((mark, place)) = state.log.oldest_closed_end() else { return false };
@@ -154,10 +151,6 @@ impl House {
 }
 
 impl State {
-    pub(super) fn is_full(&self) -> bool {
-        matches!(self.log.health(), Health::Full(_))
-    }
-
     /// Makes what targets have settled durable.
     pub(super) fn sync_savepoints(&self) {
         for target in self.targets() {
@@ -167,10 +160,9 @@ impl State {
         }
     }
 
-    /// What every target has settled, durably. Without any target everything.
+    /// What every target has settled, durably. Where the last one was forgotten, nothing: somebody will want the data.
     fn lowest_synced(&self) -> Position {
-        let lowest = self.targets().iter().map(|target| target.progress.synced_position()).min();
-        lowest.unwrap_or_else(|| self.log.readable().mark.position)
+        self.targets().iter().map(|target| target.progress.synced_position()).min().unwrap_or_default()
     }
 
     /// Only savepoints that are durable release anything. Segments that end with one of the `kept` positions stay; no more than `most` go.

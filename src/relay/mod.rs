@@ -38,8 +38,7 @@ use crate::savepoint::{Reason, Saved, Store};
 use crate::target::{Orders, Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
 use crate::wal::findings::Kind;
-use crate::wal::usage::Charge;
-use crate::wal::{Closer, Finding, Log, Mark, Observer, Opened, Recovery, RecoveryError, Report, SyncMode};
+use crate::wal::{self, Closer, Finding, Log, Mark, Observer, Opened, Recovery, RecoveryError, Report, SyncMode};
 use crate::web;
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
@@ -122,8 +121,6 @@ pub struct Relay {
     stop_targets: watch::Sender<Option<Instant>>,
     stop_server: watch::Sender<bool>,
     address: std::net::SocketAddr,
-    /// What is in the log's directory beside segments.
-    _overhead: Charge,
 }
 
 struct SyncObserver(WalMetrics);
@@ -153,7 +150,9 @@ impl Relay {
         let registry = Registry::new();
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
-        let opened = Log::open(directory, config.wal, &store.floors(), observer)
+        let names = store.known().count() + config.targets.len();
+        let options = wal::Options { overhead: OVERHEAD_BYTES + SAVEPOINT_BYTES * names as u64, ..config.wal };
+        let opened = Log::open(directory, options, &store.floors(), observer)
             .map_err(|source| StartError::Log { path: dir.clone(), source })?;
         let Opened { log, appender, report, is_new, closer } = opened;
         log_report(&report, &log.findings().list, config.wal.sync);
@@ -188,7 +187,6 @@ impl Relay {
             );
             watched.push(target);
         }
-        let overhead = log.charge(OVERHEAD_BYTES + SAVEPOINT_BYTES * watched.len() as u64);
 
         let receiver = Receiver::new(config.receive, appender, registrar.registry.receive());
         let mut targets = JoinSet::new();
@@ -215,17 +213,7 @@ impl Relay {
             version = env!("CARGO_PKG_VERSION"), listen = %address, log = %config.wal_dir.display(),
             newest = readable.position.0, targets = state.targets().len(), "promrelay takes requests"
         );
-        Ok(Relay {
-            state,
-            closer,
-            targets,
-            server,
-            housekeeping,
-            stop_targets,
-            stop_server,
-            address,
-            _overhead: overhead,
-        })
+        Ok(Relay { state, closer, targets, server, housekeeping, stop_targets, stop_server, address })
     }
 
     /// Where it listens.

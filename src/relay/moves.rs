@@ -7,52 +7,23 @@ use std::io;
 use std::sync::Arc;
 
 use super::state::{State, Watched};
-use crate::clock::{InvalidTime, now_ms, parse_time};
+use crate::clock::now_ms;
+use crate::clock::point::{Point, parse_point};
 use crate::target::{Destination, Moved, Order};
 use crate::wal::{Log, Mark, Place, Position, Step};
 use crate::web::admin::{Admin, Answer, Plan, Refusal};
 
-/// Where somebody wants a target to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SeekTo {
-    /// With the oldest record that there is.
-    Oldest,
-    /// Behind the newest.
-    Now,
-    /// With this record.
-    Position(Position),
-    /// With the first record that was received at this time or later, ms since 1970.
-    Time(i64),
-}
-
-impl SeekTo {
-    /// Reads `oldest`, `now`, `-2h`, `2026-01-31T10:00:00Z` or a position.
-    ///
-    /// # Errors
-    /// [`InvalidTime`]: it is none of these.
-    pub fn parse(text: &str, now_ms: i64) -> Result<SeekTo, InvalidTime> {
-        match text {
-            "oldest" => Ok(SeekTo::Oldest),
-            "now" => Ok(SeekTo::Now),
-            _ => match text.parse() {
-                Ok(position) => Ok(SeekTo::Position(Position(position))),
-                Err(_) => parse_time(text, now_ms).map(SeekTo::Time),
-            },
-        }
-    }
-
-    /// The place in a log. Reads headers of one segment.
-    #[must_use]
-    pub fn destination(self, log: &Log) -> Destination {
-        let (mark, place) = match self {
-            SeekTo::Oldest => (log.start(), Place::default()),
-            SeekTo::Now => (log.readable().mark, log.readable().place),
-            SeekTo::Position(position) if position <= log.start().position => (log.start(), Place::default()),
-            SeekTo::Position(position) => log.mark_before(position),
-            SeekTo::Time(received_ms) => log.mark_at_time(received_ms),
-        };
-        Destination { mark, place }
-    }
+/// The place in a log that somebody means. Reads headers of one segment.
+#[must_use]
+pub fn destination(log: &Log, to: Point) -> Destination {
+    let (mark, place) = match to {
+        Point::Oldest => (log.start(), Place::default()),
+        Point::Now => (log.readable().mark, log.readable().place),
+        Point::Position(position) if position <= log.start().position.0 => (log.start(), Place::default()),
+        Point::Position(position) => log.mark_before(Position(position)),
+        Point::Time(received_ms) => log.mark_at_time(received_ms),
+    };
+    Destination { mark, place }
 }
 
 /// What a seek from one mark to another means.
@@ -81,9 +52,9 @@ impl State {
 
     /// Reads what somebody wrote, and where that is.
     async fn destination(&self, to: &str) -> Result<Destination, Refusal> {
-        let to = SeekTo::parse(to, now_ms()).map_err(|error| Refusal::Invalid(error.to_string()))?;
+        let to = parse_point(to, now_ms()).map_err(|error| Refusal::Invalid(error.to_string()))?;
         let log = self.log.clone();
-        tokio::task::spawn_blocking(move || to.destination(&log))
+        tokio::task::spawn_blocking(move || destination(&log, to))
             .await
             .map_err(|error| Refusal::Failed(error.to_string()))
     }
@@ -154,22 +125,5 @@ impl Admin for State {
             tracing::warn!(target = name, samples = plan.skipped_samples, "the target was forgotten by request");
             Ok(plan)
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_people_write_is_understood() {
-        let parse = |text| SeekTo::parse(text, 10_000_000);
-        assert_eq!(parse("oldest"), Ok(SeekTo::Oldest));
-        assert_eq!(parse("now"), Ok(SeekTo::Now));
-        assert_eq!(parse("4711"), Ok(SeekTo::Position(Position(4711))));
-        assert_eq!(parse("-2h"), Ok(SeekTo::Time(10_000_000 - 7_200_000)));
-        assert_eq!(parse("1970-01-01T00:00:05Z"), Ok(SeekTo::Time(5000)));
-        assert!(parse("tomorrow").unwrap_err().to_string().contains("\"tomorrow\""));
-        assert!(parse("").is_err());
     }
 }

@@ -49,28 +49,53 @@ pub struct File {
     next_synced: Mutex<Option<u64>>,
     /// The generation of the live page: an older content never takes its place.
     live: Mutex<u64>,
+    /// What it was opened with is durable.
+    is_synced: bool,
 }
 
 impl File {
-    /// Opens or creates the file. Its space is allocated, so that a full disk does not stop delivery.
+    /// Opens the file, or creates it with this content in all of its pages: it is never there without. Its space is allocated, so
+    /// that a full disk does not stop delivery.
     pub(super) fn open(path: PathBuf, name: String, writer: Writer, last: Saved) -> io::Result<File> {
-        let file = disk::File::open_or_create(&path)?;
-        if file.metadata()?.len() < PAGES * PAGE_LEN as u64 {
-            allocate(&file)?;
+        let is_there = path.metadata().is_ok_and(|metadata| metadata.len() >= PAGES * PAGE_LEN as u64);
+        if !is_there {
+            let page = page_of(&writer, &name, &last);
+            let file = Arc::new(create(&path, &page)?);
+            return Ok(File {
+                path,
+                name,
+                writer,
+                file: Mutex::new(file),
+                next_synced: Mutex::new(Some(1)),
+                live: Mutex::new(0),
+                is_synced: true,
+            });
         }
+        let file = disk::File::open(&path)?;
         // The synced page that holds the newest content stays until the other one is durable.
         let newest = newest_page(&file)?.map_or(1, |(page, _)| page);
         let next_synced = Some(if newest == 1 { 2 } else { 1 });
-        let opened = File {
+        let mut opened = File {
             path,
             name,
             writer,
             file: Mutex::new(Arc::new(file)),
             next_synced: Mutex::new(next_synced),
             live: Mutex::new(0),
+            is_synced: true,
         };
-        opened.sync(&last)?;
+        // What it held holds. A disk that does not take it now is no reason not to start.
+        if let Err(error) = opened.sync(&last) {
+            tracing::error!(path = %opened.path.display(), %error, "cannot sync a savepoint; the log keeps what it covers");
+            opened.is_synced = false;
+        }
         Ok(opened)
+    }
+
+    /// Whether what it was opened with was durable when that returned.
+    #[must_use]
+    pub fn was_synced(&self) -> bool {
+        self.is_synced
     }
 
     #[cfg(test)]
@@ -83,16 +108,7 @@ impl File {
     }
 
     fn page(&self, saved: &Saved) -> Box<[u8; PAGE_LEN]> {
-        Page {
-            generation: saved.generation,
-            epoch: saved.epoch,
-            log_id: self.writer.log_id,
-            boot_id: self.writer.boot_id,
-            written_ms: crate::clock::now_ms(),
-            savepoint: saved.savepoint,
-            name: self.name.clone(),
-        }
-        .encode()
+        page_of(&self.writer, &self.name, saved)
     }
 
     /// Writes the live page: survives `kill -9`.
@@ -134,32 +150,41 @@ impl File {
             }
             None => {}
         }
-        let replacement = Arc::new(self.replace(&page)?);
+        let replacement = Arc::new(create(&self.path, &page)?);
         *self.file.lock().expect("no holder of this lock panics") = replacement;
         *next_synced = Some(1);
         Ok(Synced::InNewFile)
     }
+}
 
-    /// A new file with the same page in all places, durable under the old name.
-    fn replace(&self, page: &[u8; PAGE_LEN]) -> io::Result<disk::File> {
-        let temporary = self.path.with_extension("sp.tmp");
-        let file = disk::File::create(&temporary)?;
+fn page_of(writer: &Writer, name: &str, saved: &Saved) -> Box<[u8; PAGE_LEN]> {
+    Page {
+        generation: saved.generation,
+        epoch: saved.epoch,
+        log_id: writer.log_id,
+        boot_id: writer.boot_id,
+        written_ms: crate::clock::now_ms(),
+        savepoint: saved.savepoint,
+        name: name.to_owned(),
+    }
+    .encode()
+}
+
+/// A new file with the same page in all places, durable under the name.
+fn create(path: &Path, page: &[u8; PAGE_LEN]) -> io::Result<disk::File> {
+    let temporary = path.with_extension("sp.tmp");
+    let written = disk::File::create(&temporary).and_then(|file| {
         for number in 0..PAGES {
             file.write_all_at(page, number * PAGE_LEN as u64)?;
         }
         file.sync_all()?;
-        disk::rename(&temporary, &self.path)?;
-        sync_directory_of(&self.path)?;
+        disk::rename(&temporary, path)?;
+        sync_directory_of(path)?;
         Ok(file)
-    }
-}
-
-fn allocate(file: &disk::File) -> io::Result<()> {
-    // Written, not only allocated: on any filesystem the pages have their place afterwards.
-    let len = file.metadata()?.len();
-    let zeroes = vec![0; PAGES as usize * PAGE_LEN];
-    file.write_all_at(&zeroes[len as usize..], len)?;
-    file.sync_all()
+    });
+    written.inspect_err(|_| {
+        let _ = disk::remove(&temporary);
+    })
 }
 
 pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {

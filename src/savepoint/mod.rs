@@ -17,11 +17,13 @@
 
 mod file;
 mod ledger;
+mod listing;
 mod page;
 mod store;
 
 pub use file::{File, Saved, Synced};
 pub use ledger::{Ledger, Reason, Settled};
+pub use listing::{Listed, PageState, list};
 pub use page::{PAGE_LEN, Page};
 pub use store::{Found, RenameError, Store, is_name};
 

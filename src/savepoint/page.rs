@@ -73,15 +73,19 @@ impl Page {
         bytes
     }
 
+    /// Whether the bytes are those that were written, whatever they say.
+    #[must_use]
+    pub fn is_intact(bytes: &[u8; PAGE_LEN]) -> bool {
+        let u32_at = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"));
+        &bytes[..8] == MAGIC && u32_at(8) == VERSION && u32_at(12) == checksum(bytes)
+    }
+
     /// Reads a page; `None` if it is damaged, of another version, or its ledger does not add up.
     #[must_use]
     pub fn decode(bytes: &[u8; PAGE_LEN]) -> Option<Page> {
-        let u32_at = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().expect("four bytes"));
         let u64_at = |offset: usize| u64::from_le_bytes(bytes[offset..offset + 8].try_into().expect("eight bytes"));
         let id_at = |offset: usize| bytes[offset..offset + 16].try_into().expect("sixteen bytes");
-        if &bytes[..8] != MAGIC || u32_at(8) != VERSION || u32_at(12) != checksum(bytes) {
-            return None;
-        }
+        Page::is_intact(bytes).then_some(())?;
         let name_len = usize::from(u16::from_le_bytes([bytes[224], bytes[225]]));
         let ledger = Ledger {
             accepted: u64_at(104),

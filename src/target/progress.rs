@@ -52,7 +52,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Of a target whose savepoint has just been opened, and so synced.
+    /// Of a target whose savepoint has just been opened.
     #[must_use]
     pub fn new(name: String, url: String, file: File, saved: Saved, phase: Phase, now_ms: i64) -> Progress {
         let snapshot = Snapshot {
@@ -63,13 +63,17 @@ impl Progress {
             last_status: None,
             oldest_pending_ms: None,
         };
+        let (generation, position) = match file.was_synced() {
+            true => (saved.generation, saved.savepoint.settled.position.0),
+            false => (0, 0),
+        };
         Progress {
             name,
             url,
             file,
             inner: Mutex::new(Inner { generation: saved.generation, epoch: saved.epoch, snapshot }),
-            synced_generation: AtomicU64::new(saved.generation),
-            synced_position: AtomicU64::new(saved.savepoint.settled.position.0),
+            synced_generation: AtomicU64::new(generation),
+            synced_position: AtomicU64::new(position),
         }
     }
 

@@ -55,6 +55,9 @@ struct State {
     failure: Option<Unavailable>,
     /// Released; each is counted until its file is gone.
     delete: Vec<Arc<Segment>>,
+    /// Allocations that were begun, and those that have ended.
+    begun: u64,
+    ended: u64,
     is_stopping: bool,
 }
 
@@ -68,7 +71,8 @@ pub(super) struct Allocator {
 
 impl Allocator {
     pub(super) fn spawn(shared: Arc<Shared>, next_id: SegmentId) -> io::Result<(Arc<Allocator>, JoinHandle<()>)> {
-        let state = State { next_id, ready: None, failure: None, delete: Vec::new(), is_stopping: false };
+        let state =
+            State { next_id, ready: None, failure: None, delete: Vec::new(), begun: 0, ended: 0, is_stopping: false };
         let allocator = Arc::new(Allocator { state: Mutex::new(state), changed: Condvar::new(), shared });
         let thread = std::thread::Builder::new().name("wal-allocator".into()).spawn({
             let allocator = allocator.clone();
@@ -120,9 +124,14 @@ impl Allocator {
         self.changed.notify_all();
     }
 
-    /// There may be room now.
-    pub(super) fn wake(&self) {
+    /// There may be room now: what was released is deleted, and an allocation tried. Returns when that is done.
+    pub(super) fn look_for_room(&self) {
+        let state = self.lock();
+        // One that is under way may have looked before there was room.
+        let enough = state.begun + 1;
         self.changed.notify_all();
+        let is_looking = |state: &mut State| state.ready.is_none() && state.ended < enough && !state.is_stopping;
+        let _ = self.changed.wait_timeout_while(state, TAKE_TIMEOUT, is_looking);
     }
 
     /// Ends the thread after the deletions that are still to be done. The prepared segment is removed.
@@ -163,6 +172,7 @@ impl Allocator {
                 continue;
             }
             let id = state.next_id;
+            state.begun += 1;
             drop(state);
             // The first one is waited for.
             let prepared = if std::mem::take(&mut is_first) {
@@ -171,6 +181,11 @@ impl Allocator {
                 prepare(shared, id).and_then(|file| filled(shared, file, &mut fills))
             };
             state = self.lock();
+            state.ended += 1;
+            shared.lack.send_replace(match &prepared {
+                Err(Unavailable::Full(limit)) => Some(limit.clone()),
+                _ => None,
+            });
             match prepared {
                 Ok(file) => {
                     state.next_id = SegmentId(id.0 + 1);

@@ -39,6 +39,7 @@ pub mod reader;
 pub mod record;
 mod recovery;
 pub mod segment;
+pub mod survey;
 pub mod usage;
 pub mod writer;
 
@@ -101,6 +102,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Most bytes on disk, everything counted; at least twice a segment.
     pub max_bytes: u64,
+    /// Bytes that others keep in the log's directory; they count towards `max_bytes`.
+    pub overhead: u64,
     /// Bytes of the filesystem that are left to others: with less the log counts as full.
     pub min_free: u64,
     /// When a record counts as appended.
@@ -114,14 +117,15 @@ pub struct Options {
 impl Options {
     /// The usual ones.
     #[must_use]
-    pub fn new(segment_bytes: u64, max_bytes: u64) -> Options {
+    pub const fn new(segment_bytes: u64, max_bytes: u64) -> Options {
         Options {
             segment_bytes,
             max_bytes,
+            overhead: 0,
             min_free: 0,
             sync: SyncMode::Always,
-            recovery: Recovery::default(),
-            prefill: Prefill::default(),
+            recovery: Recovery::Tolerate,
+            prefill: Prefill::Never,
         }
     }
 
@@ -254,11 +258,16 @@ struct Shared {
     /// The last position that a sync covered.
     durable: AtomicU64,
     health: watch::Sender<Health>,
+    said: Mutex<Said>,
     busy: Busy,
     /// To the writer; taken away when the log is closed.
     control: Mutex<Option<Sender<Job>>>,
     /// The writer has a segment to write to.
     is_open: AtomicBool,
+    /// Why there is no segment allocated ahead, if for want of room.
+    lack: watch::Sender<Option<Limit>>,
+    /// Of files that are left where they are and are no segments, and of those of others.
+    _beside: Vec<Charge>,
     usage: DiskUsage,
     observer: Arc<dyn Observer>,
 }
@@ -430,16 +439,7 @@ impl Shared {
             let changed = *now != health;
             // The reason may change with every attempt; that it fails is said once.
             if std::mem::discriminant(now) != std::mem::discriminant(&health) {
-                match &health {
-                    Health::Working => tracing::info!("the log takes records again"),
-                    Health::Full(limit) => tracing::error!(
-                        %limit,
-                        "the log is full: upstreams get 503 until targets have taken what they are owed, or something is given up"
-                    ),
-                    Health::Failing(reason) => {
-                        tracing::error!(%reason, "the log cannot be written: upstreams get 503 until it can");
-                    }
-                }
+                self.say(&health);
             }
             if changed {
                 *now = health;
@@ -447,6 +447,36 @@ impl Shared {
             changed
         });
     }
+
+    /// A log at its limit is full and not full in turn, with every segment: that is said once a minute.
+    fn say(&self, health: &Health) {
+        let mut said = self.said.lock().expect("no holder of this lock panics");
+        let is_quiet = said.since.is_some_and(|since| since.elapsed() < Duration::from_secs(60));
+        match health {
+            Health::Working if said.is_bad => tracing::info!("the log takes records again"),
+            Health::Full(limit) if !is_quiet => tracing::error!(
+                %limit,
+                "the log is full: upstreams get 503 until targets have taken what they are owed, or something is given up"
+            ),
+            Health::Failing(reason) if !is_quiet => {
+                tracing::error!(%reason, "the log cannot be written: upstreams get 503 until it can");
+            }
+            _ => {
+                said.is_bad = false;
+                return;
+            }
+        }
+        let is_bad = *health != Health::Working;
+        *said = Said { is_bad, since: if is_bad { Some(Instant::now()) } else { said.since } };
+    }
+}
+
+/// What was said last about the log's health.
+#[derive(Debug, Default)]
+struct Said {
+    is_bad: bool,
+    /// Since something bad was said.
+    since: Option<Instant>,
 }
 
 /// The reading side of the log, and what is known about it. Cheap to clone.
@@ -517,6 +547,21 @@ impl Log {
             newest = newest.max(floor.segment);
         }
         let is_new = recovered.is_empty;
+        let gone = recovered.last.position.up_to(last.position).filter(|_| !is_new);
+        let gone = gone.zip(recovered.segments.last()).map(|(positions, newest)| Finding {
+            kind: findings::Kind::Damage,
+            segment: newest.id(),
+            path: newest.path().to_owned(),
+            offset: newest.closed().map_or(0, |seal| seal.data_end),
+            bytes: 0,
+            positions: Some(positions),
+            samples: last.total.saturating_sub(recovered.last.total),
+            reason: "savepoints have seen records behind the end of the log; they are gone".into(),
+            found_ms: writer::now_ms(),
+            kept: None,
+        });
+        // A filesystem may need a block more for a file that was written in pieces.
+        let overhead = options.overhead + options.max_bytes / options.segment_bytes * segment::PAGE;
         let quarantine = Quarantine::open(directory.quarantine_path(), options.max_bytes, &usage);
         let shared = Arc::new(Shared {
             directory,
@@ -529,16 +574,19 @@ impl Log {
             readable: watch::Sender::new(Readable { mark: last, place: Place::default() }),
             durable: AtomicU64::new(last.position.0),
             health: watch::Sender::new(Health::Working),
+            said: Mutex::default(),
             busy: Busy::default(),
             control: Mutex::new(None),
             is_open: AtomicBool::new(false),
+            lack: watch::Sender::new(None),
+            _beside: recovered.left_alone.into_iter().chain([usage.charge(overhead)]).collect(),
             usage,
             observer,
         });
         for segment in recovered.segments {
             shared.add_segment(segment);
         }
-        for (finding, segment) in recovered.findings {
+        for (finding, segment) in recovered.findings.into_iter().chain(gone.map(|finding| (finding, None))) {
             shared.found(finding, segment.as_deref());
         }
         let (allocator, allocator_thread) = Allocator::spawn(shared.clone(), SegmentId(newest.0 + 1))?;
@@ -704,10 +752,16 @@ impl Log {
         }
     }
 
-    /// When a full log should look again whether there is room.
+    /// What was released is deleted, and another segment allocated if there is room now. Blocks until that is tried.
     pub fn look_for_room(&self) {
         self.shared.quarantine.recount();
-        self.allocator.wake();
+        self.allocator.look_for_room();
+    }
+
+    /// Tells when there is no room for a segment ahead: the one at hand takes records until it is full, then the log is.
+    #[must_use]
+    pub fn lack_of_room(&self) -> watch::Receiver<Option<Limit>> {
+        self.shared.lack.subscribe()
     }
 
     /// In a full log: deletes the oldest thing in quarantine. Whether there was one.
@@ -715,22 +769,10 @@ impl Log {
         self.shared.quarantine.drop_oldest()
     }
 
-    /// Wakes whenever [`Log::health`] changes (but for a disk that hangs).
-    #[must_use]
-    pub fn health_changes(&self) -> watch::Receiver<Health> {
-        self.shared.health.subscribe()
-    }
-
     /// What was found wrong so far.
     #[must_use]
     pub fn findings(&self) -> Findings {
         self.shared.findings().clone()
-    }
-
-    /// Counts bytes that others keep in the log's directory towards `max_bytes`, until the charge is dropped.
-    #[must_use]
-    pub fn charge(&self, bytes: u64) -> Charge {
-        self.shared.usage.charge(bytes)
     }
 
     /// The point before the record at `place`, if there is one.

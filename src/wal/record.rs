@@ -320,7 +320,12 @@ impl Meta {
     /// Most bytes of a forwarded header's name; the configuration refuses longer ones.
     pub const NAME_LEN_MAX: usize = 255;
 
-    fn encode(&self) -> Vec<u8> {
+    /// The bytes on disk.
+    ///
+    /// # Panics
+    /// If a name or value is longer than the limits above.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::new();
         for (name, value) in &self.forwarded {
             let name_len = u8::try_from(name.len()).expect("the configuration limits names of forwarded headers");

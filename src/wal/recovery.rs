@@ -36,6 +36,7 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -46,7 +47,7 @@ use super::findings::{Finding, Kind};
 use super::position::{Mark, Position, SegmentId};
 use super::record::{self, HEADER_LEN};
 use super::segment::{BadSegment, Seal, Segment};
-use super::usage::DiskUsage;
+use super::usage::{Charge, DiskUsage};
 use super::writer::now_ms;
 use super::{Floor, Recovery};
 
@@ -83,6 +84,8 @@ pub struct Report {
 pub(super) struct Unreadable {
     pub id: SegmentId,
     pub path: PathBuf,
+    /// Its share of the disk; a segment has one of its own.
+    _charge: Arc<Charge>,
 }
 
 /// What recovery hands to the log.
@@ -92,6 +95,8 @@ pub(super) struct Recovered {
     pub segments: Vec<Arc<Segment>>,
     /// Those that may come back.
     pub unreadable: Vec<Unreadable>,
+    /// What other files take that stay where they are.
+    pub left_alone: Vec<Charge>,
     /// What the next record comes behind, as far as segments tell.
     pub last: Mark,
     /// `last` lies beyond the newest readable record.
@@ -118,6 +123,10 @@ struct Unusable {
 impl Unusable {
     fn len(&self) -> u64 {
         std::fs::metadata(&self.path).map_or(0, |metadata| metadata.len())
+    }
+
+    fn charge(&self, usage: &DiskUsage) -> Charge {
+        usage.charge(std::fs::metadata(&self.path).map_or(0, |metadata| metadata.blocks() * 512))
     }
 }
 
@@ -174,19 +183,25 @@ pub(super) fn recover(
         .filter(|file| newest_usable.is_none_or(|newest| file.id > newest) && file.why.may_hold_records())
         .map(|file| file.len().max(segment_bytes) / HEADER_LEN as u64)
         .sum();
-    let readable_to = looked_at.last().map_or(Position(0), |newest| newest.seal.last.position);
     last.position.0 += behind;
     looked_at.retain(|each| each.seal.records > 0 || disk::remove(each.segment.path()).is_err());
     for each in &looked_at {
         each.close();
     }
+    // Of what is left: one that was deleted may have begun behind records that are gone.
+    let readable_to = looked_at.last().map_or(Position(0), |newest| newest.seal.last.position);
     report.took = started.elapsed();
     Ok(Recovered {
         segments: looked_at.into_iter().map(|each| each.segment).collect(),
+        left_alone: unusable
+            .iter()
+            .filter(|file| matches!(file.why, BadSegment::Version { .. }))
+            .map(|file| file.charge(usage))
+            .collect(),
         unreadable: unusable
             .into_iter()
             .filter(|file| file.why.may_come_back())
-            .map(|file| Unreadable { id: file.id, path: file.path })
+            .map(|file| Unreadable { id: file.id, _charge: Arc::new(file.charge(usage)), path: file.path })
             .collect(),
         last,
         is_beyond: last.position > readable_to,
@@ -392,7 +407,7 @@ fn missing(
         let (before, after) = (&pair[0], &pair[1]);
         let (from, to) = (before.seal.last, after.segment.header().before);
         let (first_id, last_id) = (before.segment.id().0 + 1, after.segment.id().0);
-        let Some(positions) = from.position.up_to(to.position).filter(|_| first_id < last_id) else { continue };
+        let Some(positions) = from.position.up_to(to.position) else { continue };
         let samples = to.total.saturating_sub(from.total);
         let between =
             unusable.iter().position(|file| (first_id..last_id).contains(&file.id.0) && file.why.may_hold_records());
@@ -407,17 +422,24 @@ fn missing(
         if samples == 0 {
             continue;
         }
-        found.push(Finding {
-            kind: Kind::Missing,
-            segment: SegmentId(first_id),
-            path: directory.segment_path(SegmentId(first_id)),
-            offset: 0,
+        let gone = |kind, segment: SegmentId, path: PathBuf, offset: u64, reason: &str| Finding {
+            kind,
+            segment,
+            path,
+            offset,
             bytes: 0,
             positions: Some(positions),
             samples,
-            reason: "the segment is not there".into(),
+            reason: reason.into(),
             found_ms: now_ms(),
             kept: None,
+        };
+        found.push(if first_id < last_id {
+            let id = SegmentId(first_id);
+            gone(Kind::Missing, id, directory.segment_path(id), 0, "the segment is not there")
+        } else {
+            let path = before.segment.path().to_owned();
+            gone(Kind::Damage, before.segment.id(), path, before.seal.data_end, "records at the end are gone")
         });
     }
     found.into_iter()

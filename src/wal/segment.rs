@@ -50,6 +50,8 @@ pub const SEAL_LEN: u64 = HEADER_LEN as u64 + SEAL_BODY_LEN as u64;
 /// The format that this program writes, and the only one it reads.
 pub const FORMAT_VERSION: u32 = 1;
 
+const EINVAL: i32 = rustix::io::Errno::INVAL.raw_os_error();
+const EFAULT: i32 = rustix::io::Errno::FAULT.raw_os_error();
 const SEAL_BODY_LEN: usize = 64;
 const MAGIC: &[u8; 8] = b"PRWSEG\r\n";
 /// Bytes of a segment's header.
@@ -476,7 +478,7 @@ impl Segment {
 
     fn file(&self) -> io::Result<Arc<File>> {
         let open = self.file.lock().expect("no holder of this lock panics").clone();
-        open.map_or_else(|| File::open_read_only(&self.path).map(Arc::new), Ok)
+        open.map_or_else(|| File::open(&self.path).map(Arc::new), Ok)
     }
 
     /// After a failed write or sync: takes what was not acknowledged out of the way, as far as the disk allows, so that it does
@@ -505,8 +507,9 @@ impl Segment {
     pub fn seal(&self, seal: &Seal) -> io::Result<()> {
         assert!(seal.data_end <= self.data_end_max(), "records end before the seal");
         let offset = self.seal_offset();
-        self.write(offset, &mut [IoSlice::new(&seal.encode(&self.seat(offset)))])?;
-        self.sync()?;
+        let file = self.file()?;
+        file.write_all_at(&seal.encode(&self.seat(offset)), offset)?;
+        file.sync_data()?;
         self.sealed.store(true, Ordering::Relaxed);
         self.give_back(seal.data_end..self.data_end_max());
         Ok(())
@@ -617,7 +620,11 @@ impl Segment {
         let start = usize::try_from(offset).map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         match disk::populate(&self.map, &self.path, start, to.len()) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => return self.file()?.read_exact_at(to, offset),
+            // A kernel that does not know it; or pages that cannot be had by way of a mapping: reading them tells why, and can read a
+            // hole where a full tmpfs has no page for it.
+            Err(error) if matches!(error.raw_os_error(), Some(EINVAL | EFAULT)) => {
+                return self.file()?.read_exact_at(to, offset);
+            }
             Err(error) => return Err(error),
         }
         #[allow(unsafe_code)]

@@ -158,7 +158,7 @@ fn a_crash_costs_a_scan_of_one_segment_and_no_record() {
     assert_eq!(fixture.read_all(), (numbered(1..=30), vec![]));
     // The scanned segment was sealed and its rest given back.
     let copy = fixture.crash();
-    assert_eq!(Fixture::open(copy.0.path()).report.scanned, 1, "only the new, empty segment is scanned");
+    assert_eq!(Fixture::open(copy.0.path()).report.scanned, 0, "there is nothing more to scan");
 }
 
 #[test]
@@ -453,6 +453,47 @@ fn what_is_damaged_is_counted_once_and_kept() {
     );
     // In a full log it would go first.
     assert!(fixture.log.drop_from_quarantine());
+}
+
+#[test]
+fn what_is_gone_at_the_end_is_a_gap_at_once_and_not_with_the_next_record() {
+    // The last segment begins behind records that the one before it has lost, and holds none itself.
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=12 {
+        fixture.append(n, 5000).unwrap();
+    }
+    let segments: Vec<_> = fixture.log.shared.segments().values().map(|segment| segment.path().to_owned()).collect();
+    let copy = fixture.crash();
+    let [first, second] = &segments[..] else { panic!("{segments:?}") };
+    let wipe = |path: &Path, range: std::ops::Range<u64>| {
+        let path = copy.0.path().join(path.file_name().unwrap());
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.write_all_at(&vec![0; (range.end - range.start) as usize], range.start).unwrap();
+    };
+    // Records take 5184 bytes; the seal and two records of the first, and all of the second.
+    let in_first = Options::record_bytes_max(SEGMENT) / 5184;
+    wipe(first, DATA_START + (in_first - 2) * 5184..SEGMENT - segment::TRAILER_LEN);
+    wipe(first, SEGMENT - segment::SEAL_LEN..SEGMENT);
+    wipe(second, DATA_START..SEGMENT - segment::TRAILER_LEN);
+    let fixture = Fixture::open(copy.0.path());
+    assert_eq!(fixture.read_all(), (numbered(1..=in_first - 2), vec![20]));
+    let findings = fixture.log.findings();
+    assert_eq!((findings.count, findings.records, findings.samples), (1, 2, 20));
+    assert_eq!(fixture.append(99, 10).unwrap().position, Position(in_first + 1));
+}
+
+#[test]
+fn what_a_start_has_scanned_it_seals() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    fixture.append(1, 5000).unwrap();
+    let copy = fixture.crash();
+    let fixture = Fixture::open(copy.0.path());
+    assert_eq!(fixture.report.scanned, 1);
+    assert!(fixture.log.segments()[0].bytes < SEGMENT / 2, "the unused rest is given back");
+    let copy = fixture.crash();
+    assert_eq!(Fixture::open(copy.0.path()).report.scanned, 0);
 }
 
 #[test]

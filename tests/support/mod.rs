@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test binary takes what it needs")]
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
+pub mod filesystem;
 pub mod ledger;
 pub mod relay;
 pub mod request;

@@ -6,12 +6,14 @@ use std::time::Duration;
 use super::TargetError;
 use super::ls::Row;
 use crate::clock::now_ms;
+use crate::clock::point::parse_point;
 use crate::config::Config;
-use crate::relay::moves::{SeekTo, plan};
-use crate::savepoint::{Found, Saved, Store};
+use crate::relay::moves::{destination, plan};
+use crate::savepoint::{self, Found, Saved, Savepoint, Store};
 use crate::target::Destination;
 use crate::wal::directory::Directory;
-use crate::wal::{Closer, Log, Observer, Opened};
+use crate::wal::survey::Survey;
+use crate::wal::{Closer, Log, Mark, Observer, Opened};
 use crate::web::admin::Plan;
 
 /// See the module.
@@ -20,7 +22,32 @@ pub(super) struct Files {
     store: Store,
     /// Ends the log's threads.
     closer: Option<Closer>,
-    configured: Vec<String>,
+}
+
+/// What a look at the files says, without the lock, and without changing anything.
+pub(super) fn rows(config: &Config) -> Result<Vec<Row>, TargetError> {
+    let listed = savepoint::list(&config.wal_dir)?;
+    let floors: Vec<_> = listed.iter().filter_map(savepoint::Listed::floor).collect();
+    let survey = Survey::take(&config.wal_dir, &floors)?;
+    let newest = survey.segments.iter().rev().find_map(|segment| segment.extent().ok().flatten());
+    let end = newest.map_or(Mark::default(), |extent| extent.seal.last);
+    let row = |listed: &savepoint::Listed| {
+        let is_configured = config.targets.iter().any(|target| target.name == listed.name);
+        let Some(page) = listed.newest() else { return Row::damaged(&listed.name) };
+        let Savepoint { settled, ledger, .. } = page.savepoint;
+        Row {
+            name: listed.name.clone(),
+            state: if is_configured { "stopped" } else { "orphan" }.to_owned(),
+            settled: settled.position.0,
+            pending_records: end.position.0.saturating_sub(settled.position.0),
+            pending_samples: end.total.saturating_sub(settled.total),
+            delivered: ledger.delivered,
+            refused: ledger.refused,
+            dropped: ledger.dropped,
+            lost: ledger.lost,
+        }
+    };
+    Ok(listed.iter().map(row).collect())
 }
 
 struct Silent;
@@ -34,8 +61,7 @@ impl Files {
         let store = Store::open(directory.path())?;
         let opened = Log::open(directory, config.wal, &store.floors(), Arc::new(Silent))?;
         let Opened { log, closer, .. } = opened;
-        let configured = config.targets.iter().map(|target| target.name.clone()).collect();
-        Ok(Files { log, store, closer: Some(closer), configured })
+        Ok(Files { log, store, closer: Some(closer) })
     }
 
     fn find(&self, name: &str) -> Result<Saved, TargetError> {
@@ -49,30 +75,9 @@ impl Files {
         }
     }
 
-    pub(super) fn rows(&self) -> Vec<Row> {
-        let end = self.log.readable().mark;
-        let row = |name: &str| {
-            let state = if self.configured.iter().any(|other| other == name) { "stopped" } else { "orphan" };
-            let Ok(saved) = self.find(name) else { return Row::damaged(name) };
-            let settled = saved.savepoint.settled;
-            Row {
-                name: name.to_owned(),
-                state: state.to_owned(),
-                settled: settled.position.0,
-                pending_records: end.position.0.saturating_sub(settled.position.0),
-                pending_samples: self.log.samples_between(settled, end),
-                delivered: saved.savepoint.ledger.delivered,
-                refused: saved.savepoint.ledger.refused,
-                dropped: saved.savepoint.ledger.dropped,
-                lost: saved.savepoint.ledger.lost,
-            }
-        };
-        self.store.known().map(row).collect()
-    }
-
     pub(super) fn plan(&self, name: &str, to: &str) -> Result<(Plan, Destination), TargetError> {
         let saved = self.find(name)?;
-        let destination = SeekTo::parse(to, now_ms())?.destination(&self.log);
+        let destination = destination(&self.log, parse_point(to, now_ms())?);
         Ok((plan(&self.log, name, saved.savepoint.settled, destination.mark), destination))
     }
 

@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::{TargetError, out};
+
 /// A target as it is listed.
 #[derive(Debug, Serialize)]
 pub(super) struct Row {
@@ -37,10 +39,11 @@ const HEADS: [&str; 9] =
     ["TARGET", "STATE", "SETTLED", "PENDING REQUESTS", "PENDING SAMPLES", "DELIVERED", "REFUSED", "DROPPED", "LOST"];
 
 /// Prints them.
-pub(super) fn print(rows: &[Row], json: bool) {
+#[allow(clippy::unnecessary_wraps, reason = "as the other commands")]
+pub(super) fn print(rows: &[Row], json: bool) -> Result<(), TargetError> {
     if json {
-        println!("{}", serde_json::to_string_pretty(rows).expect("rows are JSON"));
-        return;
+        out(&serde_json::to_string_pretty(rows).expect("rows are JSON"));
+        return Ok(());
     }
     let cells = rows.iter().map(|row| {
         let Row { name, state, settled, pending_records, pending_samples, delivered, refused, dropped, lost } = row;
@@ -61,6 +64,7 @@ pub(super) fn print(rows: &[Row], json: bool) {
                 },
             )
             .collect();
-        println!("{}", line.join("  ").trim_end());
+        out(line.join("  ").trim_end());
     }
+    Ok(())
 }

@@ -16,6 +16,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 
 use super::{chain, say};
+use crate::clock::now_ms;
+use crate::clock::point::parse_point;
 use crate::config::Config;
 use crate::wal::directory::{Directory, DirectoryError};
 use crate::web::admin::Plan;
@@ -84,7 +86,7 @@ enum TargetError {
     #[error(transparent)]
     Rename(#[from] crate::savepoint::RenameError),
     #[error(transparent)]
-    Time(#[from] crate::clock::InvalidTime),
+    Time(#[from] crate::clock::point::TimeError),
     #[error(
         "{0:?} cannot be the name of a target: 1 to 100 letters, digits, '_', '.' or '-', the first a letter or a digit"
     )]
@@ -130,6 +132,11 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
         return Err(TargetError::NoLog(config.wal_dir.display().to_string()));
     }
     let targets = match Directory::open(&config.wal_dir) {
+        // Listing changes nothing, not even what a start would.
+        Ok(directory) if matches!(command, Command::Ls) => {
+            drop(directory);
+            return ls::print(&files::rows(config)?, *json);
+        }
         Ok(directory) => Targets::Files(Box::new(Files::open(directory, config)?)),
         Err(DirectoryError::Locked { holder, .. }) => {
             if let Command::Rename { .. } = command {
@@ -140,8 +147,7 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
         Err(error) => return Err(error.into()),
     };
     match (command, targets) {
-        (Command::Ls, Targets::Files(files)) => ls::print(&files.rows(), *json),
-        (Command::Ls, Targets::Live(live)) => ls::print(&live.rows()?, *json),
+        (Command::Ls, Targets::Live(live)) => ls::print(&live.rows()?, *json)?,
         (Command::Seek { name, to, yes }, Targets::Files(mut files)) => {
             let (plan, destination) = files.plan(name, to)?;
             ask(&seek_text(&plan), *yes)?;
@@ -149,7 +155,7 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
             done(&plan, *json, &seek_text(&plan));
         }
         (Command::Seek { name, to, yes }, Targets::Live(live)) => {
-            crate::relay::moves::SeekTo::parse(to, crate::clock::now_ms())?;
+            parse_point(to, now_ms())?;
             if !yes {
                 ask(&seek_text(&live.plan(name, to)?), false)?;
             }
@@ -175,12 +181,12 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
             }
             files.rename(old, new)?;
             if *json {
-                println!("{}", serde_json::json!({ "target": new, "was": old }));
+                out(&serde_json::json!({ "target": new, "was": old }).to_string());
             } else {
-                println!("{old} is {new} now: change its name in the configuration before the next start");
+                out(&format!("{old} is {new} now: change its name in the configuration before the next start"));
             }
         }
-        (Command::Rename { .. }, Targets::Live(_)) => unreachable!("said above"),
+        (Command::Rename { .. }, Targets::Live(_)) | (Command::Ls, Targets::Files(_)) => unreachable!("done above"),
     }
     Ok(())
 }
@@ -228,8 +234,13 @@ fn ask(what: &str, yes: bool) -> Result<(), TargetError> {
 
 fn done(plan: &Plan, json: bool, text: &str) {
     if json {
-        println!("{}", serde_json::to_string(plan).expect("a plan is JSON"));
+        out(&serde_json::to_string(plan).expect("a plan is JSON"));
     } else {
-        println!("{text}");
+        out(text);
     }
+}
+
+/// A line on stdout. If nobody reads it, it was done all the same.
+fn out(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
