@@ -15,8 +15,12 @@ const GROUND: [&str; 4] = ["metrics", "protocol", "wal", "clock"];
 fn sources(module: &str) -> Vec<(PathBuf, String)> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = vec![source.join(format!("{module}.rs"))];
-    if let Ok(entries) = fs::read_dir(source.join(module)) {
-        files.extend(entries.map(|entry| entry.unwrap().path()));
+    let mut directories = vec![source.join(module)];
+    while let Some(directory) = directories.pop() {
+        let Ok(entries) = fs::read_dir(directory) else { continue };
+        for path in entries.map(|entry| entry.unwrap().path()) {
+            if path.is_dir() { directories.push(path) } else { files.push(path) }
+        }
     }
     files.retain(|file| file.is_file());
     assert!(!files.is_empty(), "module {module} has no file");
@@ -62,5 +66,32 @@ fn unsafe_code_is_in_the_segment_only_and_each_piece_of_it_is_explained() {
             assert!(is_segment || blocks == 0, "{} has unsafe code", file.display());
             assert_eq!(text.matches("// SAFETY:").count(), blocks, "{}", file.display());
         }
+    }
+}
+
+/// The tests that a document names: `` `file: name_of_the_test` ``.
+fn named_tests(document: &str) -> Vec<(String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join(document)).unwrap();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named = quoted.filter_map(|quoted| quoted.split_once(": ")).filter(|(_, name)| name.matches('_').count() > 2);
+    named.map(|(file, name)| (file.to_owned(), name.to_owned())).collect()
+}
+
+#[test]
+fn every_line_of_the_table_of_crashes_has_a_test_that_is_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let named = named_tests("docs/log-format.md");
+    assert!(named.len() > 15, "{named:?}");
+    for (file, name) in named {
+        let places = [format!("tests/{file}.rs"), format!("tests/{file}/main.rs"), format!("src/{file}.rs")];
+        let text = places.iter().find_map(|place| fs::read_to_string(root.join(place)).ok());
+        let text = text.unwrap_or_else(|| panic!("no file for {file}: {name}"));
+        assert!(text.contains(&format!("fn {name}()")), "{file} has no test {name}");
+    }
+    let table = fs::read_to_string(root.join("docs/log-format.md")).unwrap();
+    let table = table.split("| what happens | `sync` |").nth(1).unwrap();
+    for line in table.lines().skip(2).take_while(|line| line.starts_with('|')) {
+        assert!(line.contains(": "), "a line without a test: {line}");
     }
 }

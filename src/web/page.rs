@@ -31,6 +31,16 @@ pub fn render(status: &Status) -> Html<String> {
         bytesize::ByteSize(wal.bytes).display().iec(),
         bytesize::ByteSize(wal.max_bytes).display().iec(),
     );
+    if let Some(seconds) = wal.full_in_seconds {
+        let _ = writeln!(page, "<p>As it grows now it is full in <b>{}</b>.</p>", behind(seconds as f64));
+    }
+    if wal.damage.count > 0 {
+        let _ = writeln!(
+            page,
+            "<p class=bad>{} thing(s) are wrong with it: {} records with {} samples are gone (<code>promrelay wal verify</code> shows what).</p>",
+            wal.damage.count, wal.damage.records, wal.damage.samples
+        );
+    }
     page.push_str(
         "<table><tr><th>target<th>state<th class=n>pending<th class=n>behind<th class=n>delivered<th class=n>refused\
          <th class=n>filtered<th class=n>expired<th class=n>dropped<th class=n>lost</tr>\n",
