@@ -48,7 +48,7 @@ pub struct File {
     /// being synced.
     next_synced: Mutex<Option<u64>>,
     /// The generation of the live page: an older content never takes its place.
-    live: Mutex<u64>,
+    live: Mutex<Saved>,
     /// What it was opened with is durable.
     is_synced: bool,
 }
@@ -60,14 +60,16 @@ impl File {
         let is_there = path.metadata().is_ok_and(|metadata| metadata.len() >= PAGES * PAGE_LEN as u64);
         if !is_there {
             let page = page_of(&writer, &name, &last);
-            let file = Arc::new(create(&path, &page)?);
+            let (file, named) = create(&path, &page, &page)?;
+            named?;
+            let file = Arc::new(file);
             return Ok(File {
                 path,
                 name,
                 writer,
                 file: Mutex::new(file),
                 next_synced: Mutex::new(Some(1)),
-                live: Mutex::new(0),
+                live: Mutex::new(last),
                 is_synced: true,
             });
         }
@@ -81,10 +83,14 @@ impl File {
             writer,
             file: Mutex::new(Arc::new(file)),
             next_synced: Mutex::new(next_synced),
-            live: Mutex::new(0),
+            live: Mutex::new(last),
             is_synced: true,
         };
         // What it held holds. A disk that does not take it now is no reason not to start.
+        // Who created it may not have lived to make its name durable.
+        if sync_directory_of(&opened.path).is_err() {
+            *opened.next_synced.lock().expect("no holder of this lock panics") = None;
+        }
         if let Err(error) = opened.sync(&last) {
             tracing::error!(path = %opened.path.display(), %error, "cannot sync a savepoint; the log keeps what it covers");
             opened.is_synced = false;
@@ -118,11 +124,11 @@ impl File {
     pub fn write_live(&self, saved: &Saved) -> io::Result<()> {
         let page = self.page(saved);
         let mut live = self.live.lock().expect("no holder of this lock panics");
-        if saved.generation < *live {
+        if saved.generation < live.generation {
             return Ok(());
         }
         self.file().write_all_at(&*page, 0)?;
-        *live = saved.generation;
+        *live = *saved;
         Ok(())
     }
 
@@ -150,8 +156,14 @@ impl File {
             }
             None => {}
         }
-        let replacement = Arc::new(create(&self.path, &page)?);
-        *self.file.lock().expect("no holder of this lock panics") = replacement;
+        // What is live may be newer than what is synced.
+        let live = self.live.lock().expect("no holder of this lock panics");
+        let live_page = self.page(if live.generation > saved.generation { &live } else { saved });
+        let (replacement, named) = create(&self.path, &live_page, &page)?;
+        // It has the name from now on, durably or not.
+        *self.file.lock().expect("no holder of this lock panics") = Arc::new(replacement);
+        drop(live);
+        named?;
         *next_synced = Some(1);
         Ok(Synced::InNewFile)
     }
@@ -170,17 +182,16 @@ fn page_of(writer: &Writer, name: &str, saved: &Saved) -> Box<[u8; PAGE_LEN]> {
     .encode()
 }
 
-/// A new file with the same page in all places, durable under the name.
-fn create(path: &Path, page: &[u8; PAGE_LEN]) -> io::Result<disk::File> {
+/// A new file under the name, with the same page in both synced places; whether its name is durable.
+fn create(path: &Path, live: &[u8; PAGE_LEN], page: &[u8; PAGE_LEN]) -> io::Result<(disk::File, io::Result<()>)> {
     let temporary = path.with_extension("sp.tmp");
     let written = disk::File::create(&temporary).and_then(|file| {
-        for number in 0..PAGES {
+        for (number, page) in (0..PAGES).zip([live, page, page]) {
             file.write_all_at(page, number * PAGE_LEN as u64)?;
         }
         file.sync_all()?;
         disk::rename(&temporary, path)?;
-        sync_directory_of(path)?;
-        Ok(file)
+        Ok((file, sync_directory_of(path)))
     });
     written.inspect_err(|_| {
         let _ = disk::remove(&temporary);

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::file::{self, File, Saved, Writer};
 use crate::clock::now_ms;
@@ -73,9 +74,7 @@ impl Store {
             }
             // A savepoint is known by being there, whatever became of the list.
             store.known.insert(name.to_owned());
-            if let Ok(Some(page)) = file::read(&store.path(name)).inspect_err(|error| {
-                tracing::error!(%error, target = name, "a savepoint cannot be read");
-            }) {
+            if let Some(page) = read_patiently(&store.path(name)) {
                 if page.name != name {
                     tracing::warn!(
                         target = name,
@@ -207,6 +206,23 @@ impl Store {
         disk::rename(&temporary, &self.known_path())?;
         disk::sync_directory(&self.directory)
     }
+}
+
+/// What a disk does not give now it may give in a moment: that is no damage. After some tries it is taken for it: the file is kept, and the
+/// target begins with the oldest record.
+fn read_patiently(path: &Path) -> Option<super::Page> {
+    const TRIES: u32 = 5;
+    for tries in 1.. {
+        match file::read(path) {
+            Ok(page) => return page,
+            Err(error) if tries == TRIES => {
+                tracing::error!(path = %path.display(), %error, "a savepoint cannot be read");
+                return None;
+            }
+            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+    None
 }
 
 /// A savepoint cannot have another name.

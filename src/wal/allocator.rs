@@ -16,7 +16,8 @@ use std::time::Duration;
 use super::position::SegmentId;
 use super::prefill::{self, Prefill};
 use super::segment::{Prepared, Segment};
-use super::{Health, Limit, Shared, disk};
+use super::shared::Shared;
+use super::{Health, Limit, disk};
 
 /// How long after a failure it is tried again, if nothing was released meanwhile.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
@@ -58,6 +59,8 @@ struct State {
     /// Allocations that were begun, and those that have ended.
     begun: u64,
     ended: u64,
+    /// Somebody asked for another try since the last one was begun.
+    is_asked: bool,
     is_stopping: bool,
 }
 
@@ -71,8 +74,16 @@ pub(super) struct Allocator {
 
 impl Allocator {
     pub(super) fn spawn(shared: Arc<Shared>, next_id: SegmentId) -> io::Result<(Arc<Allocator>, JoinHandle<()>)> {
-        let state =
-            State { next_id, ready: None, failure: None, delete: Vec::new(), begun: 0, ended: 0, is_stopping: false };
+        let state = State {
+            next_id,
+            ready: None,
+            failure: None,
+            delete: Vec::new(),
+            begun: 0,
+            ended: 0,
+            is_asked: false,
+            is_stopping: false,
+        };
         let allocator = Arc::new(Allocator { state: Mutex::new(state), changed: Condvar::new(), shared });
         let thread = std::thread::Builder::new().name("wal-allocator".into()).spawn({
             let allocator = allocator.clone();
@@ -114,7 +125,7 @@ impl Allocator {
         // Still under the lock: a success that comes right after this must be what is seen in the end. And kept, so that the
         // success knows that it has something to say.
         state.failure.get_or_insert_with(|| failure.clone());
-        self.shared.set_health(Health::from(&failure));
+        self.shared.condition.set(Health::from(&failure));
         Err(failure)
     }
 
@@ -126,7 +137,8 @@ impl Allocator {
 
     /// There may be room now: what was released is deleted, and an allocation tried. Returns when that is done.
     pub(super) fn look_for_room(&self) {
-        let state = self.lock();
+        let mut state = self.lock();
+        state.is_asked = true;
         // One that is under way may have looked before there was room.
         let enough = state.begun + 1;
         self.changed.notify_all();
@@ -148,16 +160,15 @@ impl Allocator {
             Prefill::Auto => None,
         };
         let mut is_first = true;
+        // What could not be deleted stays counted, and is tried again.
+        let mut undeleted: Vec<Arc<Segment>> = Vec::new();
         let mut state = self.lock();
         loop {
             let delete = std::mem::take(&mut state.delete);
             if !delete.is_empty() {
                 drop(state);
-                for segment in delete {
-                    if let Err(error) = disk::remove(segment.path()) {
-                        tracing::warn!(path = %segment.path().display(), %error, "cannot delete a released segment");
-                    }
-                }
+                undeleted.extend(delete);
+                undeleted.retain(|segment| !is_deleted(segment));
                 state = self.lock();
                 continue;
             }
@@ -168,11 +179,17 @@ impl Allocator {
                 return;
             }
             if state.ready.is_some() {
-                state = self.changed.wait(state).expect("no holder of this lock panics");
+                state = if undeleted.is_empty() {
+                    self.changed.wait(state).expect("no holder of this lock panics")
+                } else {
+                    self.changed.wait_timeout(state, RETRY_INTERVAL).expect("no holder of this lock panics").0
+                };
+                state.delete.append(&mut undeleted);
                 continue;
             }
             let id = state.next_id;
             state.begun += 1;
+            state.is_asked = false;
             drop(state);
             // The first one is waited for.
             let prepared = if std::mem::take(&mut is_first) {
@@ -191,22 +208,36 @@ impl Allocator {
                     state.next_id = SegmentId(id.0 + 1);
                     state.ready = Some(PreparedSegment { id, file });
                     if state.failure.take().is_some() {
-                        shared.set_health(Health::Working);
+                        shared.condition.set(Health::Working);
                     }
                     self.changed.notify_all();
                 }
                 Err(failure) => {
                     // As long as there is a segment to write to, records are taken.
                     if !shared.is_open.load(Ordering::Acquire) {
-                        shared.set_health(Health::from(&failure));
+                        shared.condition.set(Health::from(&failure));
                     }
                     state.failure = Some(failure);
                     self.changed.notify_all();
-                    (state, _) =
-                        self.changed.wait_timeout(state, RETRY_INTERVAL).expect("no holder of this lock panics");
+                    let is_idle = |state: &mut State| !state.is_asked && state.delete.is_empty() && !state.is_stopping;
+                    (state, _) = self
+                        .changed
+                        .wait_timeout_while(state, RETRY_INTERVAL, is_idle)
+                        .expect("no holder of this lock panics");
+                    state.delete.append(&mut undeleted);
                 }
             }
         }
+    }
+}
+
+fn is_deleted(segment: &Segment) -> bool {
+    match disk::remove(segment.path()) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!(path = %segment.path().display(), %error, "cannot delete a released segment; it is tried again");
+            false
+        }
+        _ => true,
     }
 }
 

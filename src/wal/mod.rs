@@ -32,6 +32,8 @@ mod allocator;
 pub mod directory;
 pub mod disk;
 pub mod findings;
+mod health;
+mod options;
 pub mod position;
 mod prefill;
 mod quarantine;
@@ -39,6 +41,7 @@ pub mod reader;
 pub mod record;
 mod recovery;
 pub mod segment;
+mod shared;
 pub mod survey;
 pub mod usage;
 pub mod writer;
@@ -46,95 +49,29 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-use std::fmt;
-use std::io;
-use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use allocator::Allocator;
 use directory::Directory;
 pub use findings::{Finding, Findings};
+use health::Condition;
+pub use health::{Health, Limit};
+pub use options::{Options, Recovery, SyncMode};
 pub use position::{Mark, Place, Position, Readable, SegmentId};
 pub use prefill::Prefill;
 use quarantine::Quarantine;
 pub use reader::{Cursor, Record, Step};
-use recovery::Unreadable;
 pub use recovery::{RecoveryError, Report};
-use segment::{BadSegment, DATA_START, Seal, Segment, TRAILER_LEN};
-use usage::{Charge, DiskUsage};
+use segment::{DATA_START, Seal};
+use shared::Shared;
+use usage::DiskUsage;
 pub use writer::{AppendError, Appended, Appender, Ticket};
 use writer::{Job, Writer};
-
-/// When a record counts as appended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncMode {
-    /// After a sync that covers it. Survives `kill -9`, a crash of the system and a power cut.
-    Always,
-    /// After it was written; a sync follows within this time. Survives `kill -9`; a crash of the system or a power cut takes
-    /// what came in this time.
-    Interval(Duration),
-    /// After it was written; the system decides when it reaches the disk. Survives `kill -9`; a crash of the system or a power
-    /// cut takes what the system had not written yet, mostly half a minute.
-    Never,
-}
-
-/// What a start makes of a log that is damaged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Recovery {
-    /// It goes on with everything that can be read, and reports the rest.
-    #[default]
-    Tolerate,
-    /// It ends with an error and changes nothing, if there is more to report than a torn tail.
-    Strict,
-}
-
-/// How a log is opened.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Bytes of a segment file.
-    pub segment_bytes: u64,
-    /// Most bytes on disk, everything counted; at least twice a segment.
-    pub max_bytes: u64,
-    /// Bytes that others keep in the log's directory; they count towards `max_bytes`.
-    pub overhead: u64,
-    /// Bytes of the filesystem that are left to others: with less the log counts as full.
-    pub min_free: u64,
-    /// When a record counts as appended.
-    pub sync: SyncMode,
-    /// What is made of damage.
-    pub recovery: Recovery,
-    /// Whether segments are filled with zeroes ahead of their use.
-    pub prefill: Prefill,
-}
-
-impl Options {
-    /// The usual ones.
-    #[must_use]
-    pub const fn new(segment_bytes: u64, max_bytes: u64) -> Options {
-        Options {
-            segment_bytes,
-            max_bytes,
-            overhead: 0,
-            min_free: 0,
-            sync: SyncMode::Always,
-            recovery: Recovery::Tolerate,
-            prefill: Prefill::Never,
-        }
-    }
-
-    /// Most bytes that a record of a log with such segments can take.
-    #[must_use]
-    pub fn record_bytes_max(segment_bytes: u64) -> u64 {
-        segment_bytes.saturating_sub(DATA_START + TRAILER_LEN) / record::ALIGN * record::ALIGN
-    }
-}
 
 /// What a savepoint asks of the log: to begin nothing at or below it.
 #[derive(Clone, Copy, Debug)]
@@ -145,54 +82,6 @@ pub struct Floor {
     pub settled: Mark,
     /// The segment that it names.
     pub segment: SegmentId,
-}
-
-/// Whether appends work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// As far as known.
-    Working,
-    /// There is no room for another segment.
-    Full(Limit),
-    /// The disk does not take it.
-    Failing(String),
-}
-
-/// What there is no room by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Limit {
-    /// Another segment would exceed [`Options::max_bytes`].
-    MaxSize {
-        /// The limit.
-        bytes: u64,
-    },
-    /// The filesystem would be left with less than [`Options::min_free`].
-    MinFree {
-        /// The limit.
-        bytes: u64,
-        /// What is left.
-        free: u64,
-    },
-    /// The filesystem is full, of bytes or files, or a quota is used up.
-    Disk {
-        /// What the system says.
-        reason: String,
-    },
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Limit::MaxSize { bytes } => write!(f, "another segment would exceed wal.max_size, {bytes} bytes"),
-            Limit::MinFree { bytes, free } => {
-                write!(
-                    f,
-                    "the filesystem has {free} bytes left, and wal.min_free asks for {bytes} beside another segment"
-                )
-            }
-            Limit::Disk { reason } => write!(f, "the filesystem has no room for another segment: {reason}"),
-        }
-    }
 }
 
 /// Is told what the log does, on the log's own threads: be quick.
@@ -214,269 +103,6 @@ pub struct SegmentInfo {
     pub bytes: u64,
     /// What it holds, if nothing will be added to it.
     pub closed: Option<Seal>,
-}
-
-/// How far a segment reaches for readers.
-#[derive(Clone, Copy, Debug)]
-struct Extent {
-    end: u64,
-    last: Mark,
-    is_closed: bool,
-}
-
-/// After this time in one write or sync the disk is said to hang.
-const HANGS_AFTER: Duration = Duration::from_secs(5);
-
-/// Since when the writer has been at work without waiting for records.
-#[derive(Debug, Default)]
-struct Busy(Mutex<Option<Instant>>);
-
-impl Busy {
-    fn begin(&self) {
-        self.0.lock().expect("no holder of this lock panics").get_or_insert_with(Instant::now);
-    }
-
-    fn end(&self) {
-        *self.0.lock().expect("no holder of this lock panics") = None;
-    }
-
-    fn since(&self) -> Option<Duration> {
-        self.0.lock().expect("no holder of this lock panics").map(|since| since.elapsed())
-    }
-}
-
-struct Shared {
-    directory: Directory,
-    log_id: [u8; 16],
-    options: Options,
-    segments: Mutex<BTreeMap<SegmentId, Arc<Segment>>>,
-    /// Files that may be part of the log and could not be read so far.
-    unreadable: Mutex<Vec<Unreadable>>,
-    findings: Mutex<Findings>,
-    quarantine: Quarantine,
-    readable: watch::Sender<Readable>,
-    /// The last position that a sync covered.
-    durable: AtomicU64,
-    health: watch::Sender<Health>,
-    said: Mutex<Said>,
-    busy: Busy,
-    /// To the writer; taken away when the log is closed.
-    control: Mutex<Option<Sender<Job>>>,
-    /// The writer has a segment to write to.
-    is_open: AtomicBool,
-    /// Why there is no segment allocated ahead, if for want of room.
-    lack: watch::Sender<Option<Limit>>,
-    /// Of files that are left where they are and are no segments, and of those of others.
-    _beside: Vec<Charge>,
-    usage: DiskUsage,
-    observer: Arc<dyn Observer>,
-}
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared").field("directory", &self.directory).finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn segments(&self) -> MutexGuard<'_, BTreeMap<SegmentId, Arc<Segment>>> {
-        self.segments.lock().expect("no holder of this lock panics")
-    }
-
-    fn add_segment(&self, segment: Arc<Segment>) {
-        self.segments().insert(segment.id(), segment);
-    }
-
-    fn remove_segment(&self, id: SegmentId) {
-        self.segments().remove(&id);
-    }
-
-    fn segment(&self, id: SegmentId) -> Option<Arc<Segment>> {
-        self.segments().get(&id).cloned()
-    }
-
-    fn first_segment(&self) -> Option<Arc<Segment>> {
-        self.segments().values().next().cloned()
-    }
-
-    fn segment_after(&self, id: SegmentId) -> Option<Arc<Segment>> {
-        self.segments().range((Bound::Excluded(id), Bound::Unbounded)).next().map(|(_, segment)| segment.clone())
-    }
-
-    /// The segment in which a record with this position would be; `None` if the log begins later.
-    fn segment_holding(&self, position: Position) -> Option<Arc<Segment>> {
-        self.segments().values().rev().find(|segment| segment.header().before.position < position).cloned()
-    }
-
-    fn readable(&self) -> Readable {
-        *self.readable.borrow()
-    }
-
-    fn publish(&self, readable: Readable) {
-        self.readable.send_modify(|now| {
-            assert!(now.mark.position <= readable.mark.position, "the readable position only grows");
-            *now = readable;
-        });
-    }
-
-    /// One consistent view of a segment: its end and the mark at that end belong together.
-    fn extent(&self, segment: &Segment) -> Extent {
-        let closed = |segment: &Segment| {
-            segment.closed().map(|seal| Extent { end: seal.data_end, last: seal.last, is_closed: true })
-        };
-        if let Some(extent) = closed(segment) {
-            return extent;
-        }
-        let readable = self.readable();
-        if readable.place.segment == segment.id() {
-            return Extent { end: readable.place.offset, last: readable.mark, is_closed: false };
-        }
-        // Either nothing was published in it yet, or it was closed after the first look: the writer closes a segment before it
-        // publishes anything in the next.
-        closed(segment).unwrap_or(Extent { end: DATA_START, last: segment.header().before, is_closed: false })
-    }
-
-    /// What is wrong, counted once; a copy of the bytes is kept if they are in `segment` and there is room.
-    fn found(&self, mut finding: Finding, segment: Option<&Segment>) {
-        if self.findings().knows(&finding) {
-            return;
-        }
-        finding.kept = match (finding.kind, segment) {
-            (findings::Kind::Damage, Some(segment)) => {
-                // Two segments are what the log needs to go on.
-                let room = self.options.max_bytes.saturating_sub(self.usage.bytes() + 2 * self.options.segment_bytes);
-                self.quarantine.keep_range(segment, &finding, room)
-            }
-            (findings::Kind::Unusable, _) => self.quarantine.take_away(&finding),
-            _ => None,
-        };
-        let mut findings = self.findings();
-        if !findings.knows(&finding) {
-            findings.add(finding);
-        }
-    }
-
-    fn findings(&self) -> MutexGuard<'_, Findings> {
-        self.findings.lock().expect("no holder of this lock panics")
-    }
-
-    fn unreadable(&self) -> MutexGuard<'_, Vec<Unreadable>> {
-        self.unreadable.lock().expect("no holder of this lock panics")
-    }
-
-    /// A file between two segments (or behind the last) that may be part of the log, and still cannot be read. If it can be read by
-    /// now, it is a segment from here on.
-    fn unreadable_between(&self, after: Option<SegmentId>, before: Option<SegmentId>) -> Option<io::Error> {
-        let is_between =
-            |id: SegmentId| after.is_none_or(|after| after < id) && before.is_none_or(|before| id < before);
-        let file = self.unreadable().iter().find(|file| is_between(file.id)).cloned()?;
-        match self.open_late(&file, false) {
-            Ok(()) => None,
-            Err(BadSegment::Io(error)) => {
-                Some(io::Error::new(error.kind(), format!("{}: {error}", file.path.display())))
-            }
-            Err(why) => {
-                self.forget_unreadable(&file, &why.to_string());
-                None
-            }
-        }
-    }
-
-    /// Takes what cannot be read between two segments for damaged, as far as it still cannot.
-    fn give_up_unreadable_between(&self, after: Option<SegmentId>, before: Option<SegmentId>) {
-        let is_between =
-            |id: SegmentId| after.is_none_or(|after| after < id) && before.is_none_or(|before| id < before);
-        let files: Vec<_> = self.unreadable().iter().filter(|file| is_between(file.id)).cloned().collect();
-        for file in files {
-            if let Err(why) = self.open_late(&file, true) {
-                self.forget_unreadable(&file, &why.to_string());
-            }
-        }
-    }
-
-    fn open_late(&self, file: &Unreadable, takes_unreadable_for_damage: bool) -> Result<(), BadSegment> {
-        // One at a time: two readers must not make two segments of one file.
-        let mut unreadable = self.unreadable();
-        if !unreadable.iter().any(|other| other.id == file.id) {
-            return Ok(());
-        }
-        let end = self.segment_after(file.id).map(|next| next.header().before.position);
-        let (segment, found) = recovery::open_late(file, self.log_id, end, takes_unreadable_for_damage, &self.usage)?;
-        tracing::info!(path = %file.path.display(), "a segment that could not be read can be read now");
-        self.add_segment(segment.clone());
-        unreadable.retain(|other| other.id != file.id);
-        drop(unreadable);
-        for finding in found {
-            self.found(finding, Some(&segment));
-        }
-        Ok(())
-    }
-
-    fn forget_unreadable(&self, file: &Unreadable, reason: &str) {
-        tracing::error!(path = %file.path.display(), %reason, "a file of the log is given up; nobody knows how much was in it");
-        self.unreadable().retain(|other| other.id != file.id);
-    }
-
-    /// How much further the samples before `position` have been counted than the totals of records there say: a segment that could not
-    /// be read when the next one was made, and can be read now, is not part of the totals of the later ones.
-    fn uncounted(&self, position: Position) -> u64 {
-        let segments = self.segments();
-        let mut uncounted = 0;
-        let mut last = Mark::default();
-        for segment in segments.values() {
-            let before = segment.header().before;
-            if before.position > position {
-                break;
-            }
-            uncounted += last.total.saturating_sub(before.total);
-            last = segment.closed().map_or(before, |seal| seal.last);
-        }
-        uncounted
-    }
-
-    fn set_health(&self, health: Health) {
-        self.health.send_if_modified(|now| {
-            let changed = *now != health;
-            // The reason may change with every attempt; that it fails is said once.
-            if std::mem::discriminant(now) != std::mem::discriminant(&health) {
-                self.say(&health);
-            }
-            if changed {
-                *now = health;
-            }
-            changed
-        });
-    }
-
-    /// A log at its limit is full and not full in turn, with every segment: that is said once a minute.
-    fn say(&self, health: &Health) {
-        let mut said = self.said.lock().expect("no holder of this lock panics");
-        let is_quiet = said.since.is_some_and(|since| since.elapsed() < Duration::from_secs(60));
-        match health {
-            Health::Working if said.is_bad => tracing::info!("the log takes records again"),
-            Health::Full(limit) if !is_quiet => tracing::error!(
-                %limit,
-                "the log is full: upstreams get 503 until targets have taken what they are owed, or something is given up"
-            ),
-            Health::Failing(reason) if !is_quiet => {
-                tracing::error!(%reason, "the log cannot be written: upstreams get 503 until it can");
-            }
-            _ => {
-                said.is_bad = false;
-                return;
-            }
-        }
-        let is_bad = *health != Health::Working;
-        *said = Said { is_bad, since: if is_bad { Some(Instant::now()) } else { said.since } };
-    }
-}
-
-/// What was said last about the log's health.
-#[derive(Debug, Default)]
-struct Said {
-    is_bad: bool,
-    /// Since something bad was said.
-    since: Option<Instant>,
 }
 
 /// The reading side of the log, and what is known about it. Cheap to clone.
@@ -573,9 +199,7 @@ impl Log {
             quarantine,
             readable: watch::Sender::new(Readable { mark: last, place: Place::default() }),
             durable: AtomicU64::new(last.position.0),
-            health: watch::Sender::new(Health::Working),
-            said: Mutex::default(),
-            busy: Busy::default(),
+            condition: Condition::new(),
             control: Mutex::new(None),
             is_open: AtomicBool::new(false),
             lack: watch::Sender::new(None),
@@ -621,13 +245,7 @@ impl Log {
     /// Whether appends work.
     #[must_use]
     pub fn health(&self) -> Health {
-        let health = self.shared.health.borrow().clone();
-        match self.shared.busy.since() {
-            Some(since) if health == Health::Working && since > HANGS_AFTER => {
-                Health::Failing(format!("the disk has not answered for {} s", since.as_secs()))
-            }
-            _ => health,
-        }
+        self.shared.condition.now()
     }
 
     /// A cursor behind `mark`; `place` is where the next record was when the mark was taken.

@@ -20,11 +20,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::Shared;
 use super::findings::{Finding, Kind};
 use super::position::{Mark, Place, Position};
 use super::record::{self, Header, Meta};
 use super::segment::{DATA_START, PAGE, Segment};
+use super::shared::Shared;
 use super::writer::now_ms;
 
 /// What a cursor came upon.

@@ -62,6 +62,12 @@ pub enum RecoveryError {
         /// One of them.
         first: Box<Finding>,
     },
+    /// Nothing of it can be read now, and no savepoint says which log it is: a new one beside it would take its place.
+    #[error("no segment can be read, and no savepoint says which log it is; {}: {}", first.path.display(), first.reason)]
+    Unknown {
+        /// One of the files.
+        first: Box<Finding>,
+    },
     /// The directory cannot be listed, or a thread not be started.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -161,6 +167,9 @@ pub(super) fn recover(
         && let Some(first) = findings.iter().map(|(finding, _)| finding).chain(&files).next()
     {
         return Err(RecoveryError::Strict { count: findings.len() + files.len(), first: Box::new(first.clone()) });
+    }
+    if let (None, Some(first)) = (log_id, files.iter().find(|file| file.kind == Kind::Unreadable)) {
+        return Err(RecoveryError::Unknown { first: Box::new(first.clone()) });
     }
     findings.extend(files.into_iter().map(|finding| (finding, None)));
 

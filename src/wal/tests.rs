@@ -4,12 +4,13 @@ use std::fs::OpenOptions;
 use std::net::IpAddr;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::Instant;
 
 use bytes::Bytes;
 use tempfile::TempDir;
 
 use super::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
-use super::segment::{Prepared, SegmentHeader};
+use super::segment::{Prepared, Segment, SegmentHeader};
 use super::*;
 
 struct Silent;

@@ -26,7 +26,8 @@ use super::allocator::{Allocator, Unavailable};
 use super::position::{Mark, Place, Position, Readable};
 use super::record::{self, HEADER_LEN, Header, NewRecord};
 use super::segment::{DATA_START, Seal, Segment, SegmentHeader};
-use super::{Health, Limit, Shared, SyncMode, disk};
+use super::shared::Shared;
+use super::{Health, Limit, SyncMode, disk};
 
 /// A group is cut at this many bytes: it bounds the time of one sync and the memory that is held during it.
 const GROUP_BYTES_MAX: u64 = 4 << 20;
@@ -229,7 +230,7 @@ impl Writer {
     fn run(mut self, jobs: &Receiver<Job>) {
         let _watch = DeathWatch(self.shared.clone());
         while let Some(group) = self.next_group(jobs) {
-            self.shared.busy.begin();
+            self.shared.condition.begin();
             let Group { records, seals } = group;
             if !records.is_empty() {
                 self.commit(records);
@@ -242,7 +243,7 @@ impl Writer {
             if self.sync_is_due() {
                 self.sync_unsynced();
             }
-            self.shared.busy.end();
+            self.shared.condition.end();
         }
         self.finish();
     }
@@ -447,7 +448,7 @@ impl Writer {
         self.unsynced.clear();
         self.unsynced_bytes = 0;
         self.unsynced_since = None;
-        self.shared.set_health(Health::Working);
+        self.shared.condition.set(Health::Working);
     }
 
     fn acknowledge_new(&mut self, first: usize) {
@@ -494,7 +495,7 @@ impl Writer {
             return self.rescue();
         }
         self.roll()?;
-        self.shared.set_health(Health::Working);
+        self.shared.condition.set(Health::Working);
         Ok(())
     }
 
@@ -525,7 +526,7 @@ impl Writer {
                 Ok(())
             }
             Err(error) => {
-                self.shared.set_health(Health::from(&error));
+                self.shared.condition.set(Health::from(&error));
                 let reason = AppendError::from(error.clone());
                 while let Some(last) = self.unsynced.back_mut()
                     && let Some(reply) = last.reply.take()
@@ -592,7 +593,7 @@ impl Writer {
             }
         });
         let taken = taken.map_err(failed);
-        let segment = Arc::new(taken.inspect_err(|error| self.shared.set_health(Health::from(error)))?);
+        let segment = Arc::new(taken.inspect_err(|error| self.shared.condition.set(Health::from(error)))?);
         tracing::debug!(path = %path.display(), "opened a segment");
         self.shared.add_segment(segment.clone());
         self.shared.is_open.store(true, Ordering::Release);
@@ -637,7 +638,7 @@ struct DeathWatch(Arc<Shared>);
 impl Drop for DeathWatch {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.set_health(Health::Failing("internal error: the writer has stopped; restart promrelay".into()));
+            self.0.condition.set(Health::Failing("internal error: the writer has stopped; restart promrelay".into()));
         }
     }
 }
