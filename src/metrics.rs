@@ -5,6 +5,7 @@
 //! `accepted = delivered + refused + filtered + expired + dropped + lost + pending` holds inside every scrape.
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Label, Level, Metadata, Recorder, Unit};
@@ -51,6 +52,8 @@ pub const OUTCOMES: [&str; 7] = ["accepted", "delivered", "refused", "filtered",
 pub struct Registry {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    /// Of targets that are not there any more, as it stands in their series. The exporter forgets nothing by itself.
+    forgotten: Mutex<Vec<String>>,
 }
 
 impl std::fmt::Debug for Registry {
@@ -75,7 +78,7 @@ impl Registry {
             .set_buckets_for_metric(Matcher::Full("promrelay_wal_sync_seconds".into()), &SYNC_SECONDS)
             .expect("there are buckets")
             .build_recorder();
-        let registry = Registry { handle: recorder.handle(), recorder };
+        let registry = Registry { handle: recorder.handle(), recorder, forgotten: Mutex::default() };
         registry.describe();
         registry.gauge("promrelay_build_info", &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         registry
@@ -160,7 +163,19 @@ impl Registry {
     /// The text of a scrape.
     #[must_use]
     pub fn render(&self) -> String {
-        self.handle.render()
+        let text = self.handle.render();
+        let forgotten = self.forgotten.lock().expect("no holder of this lock panics");
+        if forgotten.is_empty() {
+            return text;
+        }
+        let is_there = |line: &&str| !forgotten.iter().any(|label| line.contains(label));
+        text.split_inclusive('\n').filter(is_there).collect()
+    }
+
+    /// From now on nothing is told of a target.
+    pub fn forget_target(&self, name: &str) {
+        let label = format!("{{target=\"{name}\"");
+        self.forgotten.lock().expect("no holder of this lock panics").push(label);
     }
 
     /// Must be called now and then, whether anybody scrapes or not: observations of histograms pile up in memory until then.

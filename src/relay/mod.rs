@@ -35,7 +35,7 @@ use crate::config::Config;
 use crate::metrics::{Registry, TargetMetrics, WalMetrics};
 use crate::receive::Receiver;
 use crate::savepoint::{Reason, Saved, Store};
-use crate::target::{Orders, Phase, Progress, StartFrom, Target};
+use crate::target::{self, Orders, Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
 use crate::wal::findings::Kind;
 use crate::wal::{self, Closer, Finding, Log, Mark, Observer, Opened, Recovery, RecoveryError, Report, SyncMode};
@@ -147,6 +147,9 @@ impl Relay {
         let directory = Directory::open(&config.wal_dir)?;
         let store =
             Store::open(&config.wal_dir).map_err(|source| StartError::Savepoints { path: dir.clone(), source })?;
+        if let (Recovery::Strict, Some(name)) = (config.wal.recovery, store.damaged()) {
+            return Err(StartError::StrictSavepoint { name: name.to_owned(), what: "lost" });
+        }
         let registry = Registry::new();
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
@@ -161,32 +164,15 @@ impl Relay {
         let recovery = config.wal.recovery;
         let mut registrar = Registrar { dir, store, log: log.clone(), log_state, registry, recovery };
         let (stop_targets, stop) = watch::channel(None);
-        let mut tasks = Vec::new();
-        let mut watched = Vec::new();
-        for settings in config.targets {
-            let name = settings.name.clone();
-            let (url, is_required) = (settings.shown_url(), settings.required);
-            let (progress, metrics) = registrar.watch(&name, url, settings.start_from, Phase::CaughtUp)?;
-            let task = Target::new(settings, progress.clone(), metrics.clone(), &log, stop.clone())
-                .map_err(|source| StartError::Client { name, source })?;
-            watched.push(Watched { progress, metrics, orders: Some(task.orders()), is_required });
-            tasks.push(task);
-        }
-        let is_configured = |name: &str| watched.iter().any(|target| target.progress.name() == name);
-        let orphans: Vec<_> = registrar.store.known().filter(|name| !is_configured(name)).map(str::to_owned).collect();
-        for name in orphans {
-            let (progress, metrics) = registrar.watch(&name, String::new(), None, Phase::Orphan)?;
-            let target = Watched { progress, metrics, orders: None::<Orders>, is_required: false };
-            moves::owe_first(&log, &target);
-            let samples = log.samples_between(target.progress.snapshot().savepoint.settled, log_state.end.mark);
-            tracing::warn!(
-                target = name,
-                samples,
-                "an orphan: the target is not in the configuration any more; its backlog is kept until the log is full \
-                 (`promrelay target forget` gives it up)"
-            );
-            watched.push(target);
-        }
+        let (tasks, watched) = match registrar.place(config.targets, &stop) {
+            Ok(placed) => placed,
+            Err(error) => {
+                drop(appender);
+                // Nothing is left behind.
+                let _ = tokio::task::spawn_blocking(move || closer.close()).await;
+                return Err(error);
+            }
+        };
 
         let receiver = Receiver::new(config.receive, appender, registrar.registry.receive());
         let mut targets = JoinSet::new();
@@ -313,6 +299,42 @@ struct Registrar {
 }
 
 impl Registrar {
+    /// The targets of the configuration with their tasks, and behind them the orphans.
+    fn place(
+        &mut self,
+        configured: Vec<target::Settings>,
+        stop: &target::Stop,
+    ) -> Result<(Vec<Target>, Vec<Watched>), StartError> {
+        let log = self.log.clone();
+        let mut tasks = Vec::new();
+        let mut watched = Vec::new();
+        for settings in configured {
+            let name = settings.name.clone();
+            let (url, is_required) = (settings.shown_url(), settings.required);
+            let (progress, metrics) = self.watch(&name, url, settings.start_from, Phase::CaughtUp)?;
+            let task = Target::new(settings, progress.clone(), metrics.clone(), &log, stop.clone())
+                .map_err(|source| StartError::Client { name, source })?;
+            watched.push(Watched { progress, metrics, orders: Some(task.orders()), is_required });
+            tasks.push(task);
+        }
+        let is_configured = |name: &str| watched.iter().any(|target| target.progress.name() == name);
+        let orphans: Vec<_> = self.store.known().filter(|name| !is_configured(name)).map(str::to_owned).collect();
+        for name in orphans {
+            let (progress, metrics) = self.watch(&name, String::new(), None, Phase::Orphan)?;
+            let target = Watched { progress, metrics, orders: None::<Orders>, is_required: false };
+            moves::owe_first(&log, &target);
+            let samples = log.samples_between(target.progress.snapshot().savepoint.settled, self.log_state.end.mark);
+            tracing::warn!(
+                target = name,
+                samples,
+                "an orphan: the target is not in the configuration any more; its backlog is kept until the log is full \
+                 (`promrelay target forget` gives it up)"
+            );
+            watched.push(target);
+        }
+        Ok((tasks, watched))
+    }
+
     /// Finds where a name goes on and opens its savepoint.
     fn watch(
         &mut self,

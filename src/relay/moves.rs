@@ -46,8 +46,12 @@ pub fn plan(log: &Log, name: &str, from: Mark, to: Mark) -> Plan {
 
 impl State {
     fn find(&self, name: &str) -> Result<Arc<Watched>, Refusal> {
-        let found = self.targets().into_iter().find(|target| target.progress.name() == name);
-        found.ok_or_else(|| Refusal::Unknown(format!("there is no target {name:?}")))
+        let targets = self.targets();
+        let known: Vec<_> = targets.iter().map(|target| target.progress.name()).collect();
+        let found = targets.iter().find(|target| target.progress.name() == name);
+        found
+            .cloned()
+            .ok_or_else(|| Refusal::Unknown(format!("there is no target {name:?}; there are: {}", known.join(", "))))
     }
 
     /// Reads what somebody wrote, and where that is.
@@ -122,6 +126,7 @@ impl Admin for State {
             let forgotten = self.store.lock().expect("no holder of this lock panics").forget(name);
             forgotten.map_err(|error| Refusal::Failed(error.to_string()))?;
             self.remove(name);
+            self.registry.forget_target(name);
             tracing::warn!(target = name, samples = plan.skipped_samples, "the target was forgotten by request");
             Ok(plan)
         })

@@ -75,8 +75,13 @@ impl File {
         }
         let file = disk::File::open(&path)?;
         // The synced page that holds the newest content stays until the other one is durable.
-        let newest = newest_page(&file)?.map_or(1, |(page, _)| page);
-        let next_synced = Some(if newest == 1 { 2 } else { 1 });
+        let Pages { newest, unreadable } = Pages::of(&file);
+        // A page that cannot be read may be the one to keep: then a new file is made.
+        let next_synced = match newest {
+            _ if unreadable.is_some() => None,
+            Some((1, _)) | None => Some(2),
+            Some(_) => Some(1),
+        };
         let mut opened = File {
             path,
             name,
@@ -202,40 +207,48 @@ pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
     disk::sync_directory(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// The number and content of the valid page with the highest generation; `None` if there is no valid one.
-///
-/// # Errors
-/// No page is valid, and one cannot be read.
-fn newest_page(file: &disk::File) -> io::Result<Option<(u64, Page)>> {
-    let mut newest: Option<(u64, Page)> = None;
-    let mut unreadable = None;
-    for number in 0..PAGES {
-        let mut bytes = [0; PAGE_LEN];
-        let page = match file.read_exact_at(&mut bytes, number * PAGE_LEN as u64) {
-            Ok(()) => Page::decode(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
-            Err(error) => {
-                unreadable = Some(error);
-                None
+/// What the pages of a file say.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    /// The number and content of the valid page with the highest generation.
+    pub newest: Option<(u64, Page)>,
+    /// A page could not be read: it may be a newer one.
+    pub unreadable: Option<io::Error>,
+}
+
+impl Pages {
+    fn of(file: &disk::File) -> Pages {
+        let mut pages = Pages::default();
+        for number in 0..PAGES {
+            let mut bytes = [0; PAGE_LEN];
+            let page = match file.read_exact_at(&mut bytes, number * PAGE_LEN as u64) {
+                Ok(()) => Page::decode(&bytes),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => None,
+                Err(error) => {
+                    pages.unreadable = Some(error);
+                    None
+                }
+            };
+            // Of two pages with the same content the later one: then the synced one of them is not written over next.
+            if let Some(page) = page
+                && pages.newest.as_ref().is_none_or(|(_, newest)| page.generation >= newest.generation)
+            {
+                pages.newest = Some((number, page));
             }
-        };
-        // Of two pages with the same content the later one: then the synced one of them is not written over next.
-        if let Some(page) = page
-            && newest.as_ref().is_none_or(|(_, newest)| page.generation >= newest.generation)
-        {
-            newest = Some((number, page));
         }
+        pages
     }
-    match (newest, unreadable) {
-        (None, Some(error)) => Err(error),
-        (newest, _) => Ok(newest),
+
+    /// What counts, as far as it could be read.
+    pub(super) fn into_newest(self) -> Option<Page> {
+        self.newest.map(|(_, page)| page)
     }
 }
 
-/// Reads a file's content.
+/// Reads a file's pages.
 ///
 /// # Errors
-/// It cannot be opened or read. A file without any valid page is `Ok(None)`.
-pub(super) fn read(path: &Path) -> io::Result<Option<Page>> {
-    Ok(newest_page(&disk::File::open_read_only(path)?)?.map(|(_, page)| page))
+/// It cannot be opened.
+pub(super) fn read(path: &Path) -> io::Result<Pages> {
+    Ok(Pages::of(&disk::File::open_read_only(path)?))
 }

@@ -15,6 +15,8 @@
 //! (`accepted = delivered + refused + filtered + expired + dropped + lost`, pending being what lies behind the settled position);
 //! a synced page is never written while it is the only valid one: the other one of the two holds until the sync has succeeded.
 
+#[cfg(test)]
+mod faults;
 mod file;
 mod ledger;
 mod listing;

@@ -107,6 +107,12 @@ impl Store {
         self.pages.values().map(floor).collect()
     }
 
+    /// The first name of which no valid savepoint is left.
+    #[must_use]
+    pub fn damaged(&self) -> Option<&str> {
+        self.known().find(|name| !self.pages.contains_key(*name))
+    }
+
     /// Names that ever had a savepoint.
     pub fn known(&self) -> impl Iterator<Item = &str> {
         self.known.iter().map(String::as_str)
@@ -159,6 +165,9 @@ impl Store {
     /// # Errors
     /// What the system says. Done in part it may be asked for again: at no time is neither of the two there.
     pub fn rename(&mut self, old: &str, new: &str) -> Result<(), RenameError> {
+        if old == new {
+            return Err(RenameError::Taken { name: new.to_owned() });
+        }
         let page = self.pages.get(old).cloned().ok_or_else(|| RenameError::Unknown { name: old.to_owned() })?;
         let is_ours = |other: &super::Page| other.savepoint == page.savepoint && other.log_id == page.log_id;
         if self.known.contains(new) && !self.pages.get(new).is_some_and(is_ours) {
@@ -211,18 +220,21 @@ impl Store {
 /// What a disk does not give now it may give in a moment: that is no damage. After some tries it is taken for it: the file is kept, and the
 /// target begins with the oldest record.
 fn read_patiently(path: &Path) -> Option<super::Page> {
-    const TRIES: u32 = 5;
-    for tries in 1.. {
-        match file::read(path) {
-            Ok(page) => return page,
-            Err(error) if tries == TRIES => {
-                tracing::error!(path = %path.display(), %error, "a savepoint cannot be read");
-                return None;
-            }
-            Err(_) => std::thread::sleep(Duration::from_millis(20)),
+    const TRIES: u32 = 15;
+    for _ in 1..TRIES {
+        if let Ok(pages) = file::read(path)
+            && pages.unreadable.is_none()
+        {
+            return pages.into_newest();
         }
+        std::thread::sleep(Duration::from_millis(20));
     }
-    None
+    let pages =
+        file::read(path).unwrap_or_else(|error| file::Pages { unreadable: Some(error), ..file::Pages::default() });
+    if let Some(error) = &pages.unreadable {
+        tracing::error!(path = %path.display(), %error, "a savepoint cannot be read, or not all of it");
+    }
+    pages.into_newest()
 }
 
 /// A savepoint cannot have another name.

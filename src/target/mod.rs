@@ -109,6 +109,8 @@ pub struct Target {
     cursor: Option<Cursor>,
     /// When the disk began not to give the record that is next.
     unreadable_since: Option<Instant>,
+    /// No request before this: the pause is the target's, whatever becomes of the record that brought it about.
+    paused_until: Option<Instant>,
 }
 
 /// What became of a record.
@@ -162,6 +164,7 @@ impl Target {
             metrics,
             stop,
             unreadable_since: None,
+            paused_until: None,
         })
     }
 
@@ -228,7 +231,11 @@ impl Target {
     /// Books what was settled, and goes where it is told.
     async fn obey(&mut self, order: Order, settled: Option<Settlement>) -> io::Result<Moved> {
         self.unreadable_since = None;
-        self.state = State::new(self.settings.backoff);
+        if let Order::Seek(_) = order {
+            // Somebody wants to see something happen.
+            self.state = State::new(self.settings.backoff);
+            self.paused_until = None;
+        }
         self.read_or_settle(settled, false).await;
         let (progress, log) = (self.progress.clone(), self.log.clone());
         let trip = tokio::task::spawn_blocking(move || {
@@ -288,6 +295,13 @@ impl Target {
         let sent = sent(&record.header);
         self.progress.owes(record.header.received_ms);
         loop {
+            if let Some(until) = self.paused_until {
+                tokio::select! {
+                    () = tokio::time::sleep_until(until) => self.paused_until = None,
+                    Some(letter) = self.inbox.recv() => return Delivery::Interrupted(letter),
+                    _ = self.stop.wait_for(Option::is_some) => return Delivery::Stopped,
+                }
+            }
             self.state.sending();
             self.show(None);
             let answer = {
@@ -317,11 +331,7 @@ impl Target {
                 }
                 Next::Wait(wait) => {
                     self.show(Some(said));
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        Some(letter) = self.inbox.recv() => return Delivery::Interrupted(letter),
-                        _ = self.stop.wait_for(Option::is_some) => return Delivery::Stopped,
-                    }
+                    self.paused_until = Some(Instant::now() + wait);
                 }
             }
         }

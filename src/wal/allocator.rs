@@ -116,6 +116,8 @@ impl Allocator {
     pub(super) fn take(&self) -> Result<PreparedSegment, Unavailable> {
         let mut state = self.wait();
         if let Some(ready) = state.ready.take() {
+            // Before the next allocation can fail: as long as there is a segment to write to, that is no trouble.
+            self.shared.is_open.store(true, Ordering::Release);
             self.changed.notify_all();
             return Ok(ready);
         }

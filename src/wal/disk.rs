@@ -152,6 +152,8 @@ impl File {
         /// The kernel takes no more parts at a time.
         const IOV_MAX: usize = 1024;
         let (mut parts, mut offset) = (parts, offset);
+        // Nothing is written when nothing is to be.
+        IoSlice::advance_slices(&mut parts, 0);
         while !parts.is_empty() {
             let now = &parts[..parts.len().min(IOV_MAX)];
             let written = self.call(Call::Write { offset, parts: now }, || {

@@ -14,9 +14,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use fastrand::Rng;
 use rustix::io::Errno;
@@ -24,6 +26,7 @@ use rustix::io::Errno;
 use super::disk::{self, Call, Monitor};
 use super::numbered::{Numbered, Silent, append_all};
 use super::powercut::{self, Image, Tape, scratch};
+use super::segment;
 use super::*;
 
 const SEGMENT: u64 = 64 << 10;
@@ -405,16 +408,15 @@ fn three_segments(directory: &Path) -> Book {
 }
 
 #[test]
-fn a_log_of_which_nothing_can_be_read_at_the_start_is_still_the_same_log() {
+fn a_log_of_which_nothing_can_be_read_and_no_savepoint_tells_does_not_become_another_one() {
     let directory = scratch();
     let mut book = three_segments(directory.path());
     let all_maps = Fault { kind: Kind::Map, first: 0, count: 3, error: Errno::IO };
     let disk = Arc::new(FaultyDisk::new(directory.path(), vec![all_maps]));
     let watch = disk::watch(directory.path(), disk);
-    let opened = open(directory.path(), Some(all_maps), None);
-    book.append(&opened, &[100]);
-    book.read_all(&opened.log);
-    close(opened);
+    let options = Options::new(SEGMENT, MAX_BYTES);
+    let error = Log::open(Directory::open(directory.path()).unwrap(), options, &[], Arc::new(Silent)).unwrap_err();
+    assert!(error.to_string().contains("no segment can be read"), "{error}");
     drop(watch);
     let opened = open(directory.path(), None, None);
     book.read_all(&opened.log);

@@ -47,7 +47,17 @@ pub mod usage;
 pub mod writer;
 
 #[cfg(test)]
+pub(crate) mod faults;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod numbered;
+#[cfg(test)]
+pub(crate) mod powercut;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod wakeups;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -174,6 +184,26 @@ impl Log {
         }
         let is_new = recovered.is_empty;
         let gone = recovered.last.position.up_to(last.position).filter(|_| !is_new);
+        // What a savepoint has not settled, and no segment begins with any more.
+        let lowest =
+            savepoints.iter().filter(|floor| recovered.log_id == Some(floor.log_id)).map(|floor| floor.settled);
+        let lowest = lowest.min_by_key(|settled| settled.position);
+        let oldest = recovered.segments.first().filter(|_| recovered.unreadable.is_empty());
+        let before = lowest.zip(oldest).and_then(|(settled, oldest)| {
+            let start = oldest.header().before;
+            Some(Finding {
+                kind: findings::Kind::Missing,
+                segment: SegmentId(oldest.id().0.saturating_sub(1)),
+                path: directory.segment_path(SegmentId(oldest.id().0.saturating_sub(1))),
+                offset: 0,
+                bytes: 0,
+                positions: Some(settled.position.up_to(start.position)?),
+                samples: start.total.saturating_sub(settled.total),
+                reason: "the log begins behind what a target has settled".into(),
+                found_ms: writer::now_ms(),
+                kept: None,
+            })
+        });
         let gone = gone.zip(recovered.segments.last()).map(|(positions, newest)| Finding {
             kind: findings::Kind::Damage,
             segment: newest.id(),
@@ -210,7 +240,9 @@ impl Log {
         for segment in recovered.segments {
             shared.add_segment(segment);
         }
-        for (finding, segment) in recovered.findings.into_iter().chain(gone.map(|finding| (finding, None))) {
+        for (finding, segment) in
+            recovered.findings.into_iter().chain(gone.into_iter().chain(before).map(|finding| (finding, None)))
+        {
             shared.found(finding, segment.as_deref());
         }
         let (allocator, allocator_thread) = Allocator::spawn(shared.clone(), SegmentId(newest.0 + 1))?;

@@ -162,7 +162,14 @@ pub(super) fn recover(
         findings.extend(each.findings().map(|finding| (finding, Some(each.segment.clone()))));
     }
     let mut files: Vec<_> = unusable.iter().map(of_unusable).collect();
-    findings.extend(missing(directory, &looked_at, &unusable, &mut files).map(|finding| (finding, None)));
+    let is_needed = |finding: &Finding| {
+        let last = finding.positions.map_or(Position(0), |(_, last)| last);
+        savepoints.is_empty() || savepoints.iter().any(|floor| floor.settled.position < last)
+    };
+    let missing = missing(directory, &looked_at, &unusable, &mut files);
+    // What was released may be missing between segments that could not be deleted.
+    findings
+        .extend(missing.filter(|gone| gone.kind != Kind::Missing || is_needed(gone)).map(|finding| (finding, None)));
     if recovery == Recovery::Strict
         && let Some(first) = findings.iter().map(|(finding, _)| finding).chain(&files).next()
     {

@@ -345,6 +345,8 @@ pub struct Segment {
     closed: OnceLock<Seal>,
     sealed: AtomicBool,
     is_header_damaged: bool,
+    /// Bytes that are there; less than the header states when somebody has cut the file, which has no trailer then.
+    present: u64,
     charge: Charge,
 }
 
@@ -359,6 +361,7 @@ impl Segment {
             closed: OnceLock::new(),
             sealed: AtomicBool::new(false),
             is_header_damaged: false,
+            present: header.len,
             charge,
         })
     }
@@ -388,14 +391,16 @@ impl Segment {
             file.read_exact_at(&mut bytes, offset)?;
             SegmentHeader::decode(&bytes)
         };
-        let (mut header, is_header_damaged) = match header(0) {
+        let (header, is_header_damaged) = match header(0) {
             Ok(header) => (header, false),
-            Err(error) => (header(metadata.len() - TRAILER_LEN).map_err(|_| error)?, true),
+            Err(error) => {
+                let is_damaged = !matches!(error, BadSegment::Io(_));
+                (header(metadata.len() - TRAILER_LEN).map_err(|_| error)?, is_damaged)
+            }
         };
-        // Somebody may have cut the file: what counts is what is there.
-        header.len = metadata.len();
+        let present = header.len.min(metadata.len());
         let segment = Segment::map(file, path, header, usage.charge(metadata.blocks() * 512))?;
-        Ok(Segment { is_header_damaged, ..segment })
+        Ok(Segment { is_header_damaged, present, ..segment })
     }
 
     /// The header was damaged when the file was opened; its copy was whole.
@@ -404,7 +409,7 @@ impl Segment {
         self.is_header_damaged
     }
 
-    /// What the first page says; `len` is the file's.
+    /// What the first page says.
     #[must_use]
     pub fn header(&self) -> &SegmentHeader {
         &self.header
@@ -431,7 +436,12 @@ impl Segment {
     /// Where records must end at the latest.
     #[must_use]
     pub fn data_end_max(&self) -> u64 {
-        self.header.len.saturating_sub(TRAILER_LEN) / record::ALIGN * record::ALIGN
+        let trailer = if self.is_whole() { TRAILER_LEN } else { 0 };
+        self.present.saturating_sub(trailer) / record::ALIGN * record::ALIGN
+    }
+
+    fn is_whole(&self) -> bool {
+        self.present == self.header.len
     }
 
     fn seal_offset(&self) -> u64 {
@@ -500,12 +510,16 @@ impl Segment {
         }
     }
 
-    /// Writes the seal and gives the unused bytes before it back to the filesystem.
+    /// Writes the seal and gives the unused bytes before it back to the filesystem. A file that somebody has cut has no place for it, and
+    /// is scanned at each start.
     ///
     /// # Errors
     /// What the system says. The segment is as good as before: without a seal the next start scans it.
     pub fn seal(&self, seal: &Seal) -> io::Result<()> {
         assert!(seal.data_end <= self.data_end_max(), "records end before the seal");
+        if !self.is_whole() {
+            return Ok(());
+        }
         let offset = self.seal_offset();
         let file = self.file()?;
         file.write_all_at(&seal.encode(&self.seat(offset)), offset)?;
@@ -534,6 +548,9 @@ impl Segment {
     /// # Errors
     /// The bytes cannot be read *now*.
     pub fn read_seal(&self) -> io::Result<Option<Seal>> {
+        if !self.is_whole() {
+            return Ok(None);
+        }
         let offset = self.seal_offset();
         let mut bytes = [0u8; SEAL_LEN as usize];
         // Not out of the mapping: the system would read megabytes around it, for each segment of a large log.

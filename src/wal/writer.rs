@@ -444,11 +444,11 @@ impl Writer {
             mark: active.seal.last,
             place: Place { segment: active.segment.id(), offset: active.offset },
         });
+        self.shared.condition.set(Health::Working);
         self.acknowledge_new(0);
         self.unsynced.clear();
         self.unsynced_bytes = 0;
         self.unsynced_since = None;
-        self.shared.condition.set(Health::Working);
     }
 
     fn acknowledge_new(&mut self, first: usize) {
@@ -564,7 +564,6 @@ impl Writer {
         // The old segment ends before the header of the new one can exist: what lies in an older segment at or above the first
         // position of a newer one does not count, so the old one must not grow any more from here on, whatever fails.
         if let Some(old) = self.active.take() {
-            self.shared.is_open.store(false, Ordering::Release);
             self.retire(&old);
         }
         self.is_idle = false;
@@ -593,10 +592,12 @@ impl Writer {
             }
         });
         let taken = taken.map_err(failed);
-        let segment = Arc::new(taken.inspect_err(|error| self.shared.condition.set(Health::from(error)))?);
+        let segment = Arc::new(taken.inspect_err(|error| {
+            self.shared.is_open.store(false, Ordering::Release);
+            self.shared.condition.set(Health::from(error));
+        })?);
         tracing::debug!(path = %path.display(), "opened a segment");
         self.shared.add_segment(segment.clone());
-        self.shared.is_open.store(true, Ordering::Release);
         self.active = Some(Active { segment, offset: DATA_START, seal: Seal::empty(before) });
         Ok(())
     }

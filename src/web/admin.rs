@@ -10,6 +10,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -47,6 +48,14 @@ pub enum Refusal {
     /// The configuration does not allow it.
     #[error("this needs server.admin = true in the configuration")]
     Forbidden,
+    /// The request is not what is asked for.
+    #[error("{text}")]
+    Malformed {
+        /// The answer's status.
+        status: u16,
+        /// What is wrong with it.
+        text: String,
+    },
     /// It went wrong.
     #[error("{0}")]
     Failed(String),
@@ -90,8 +99,9 @@ pub fn router(admin: Arc<dyn Admin>, is_open: bool) -> Router {
 async fn plan_seek(
     State(office): State<Office>,
     Path(name): Path<String>,
-    Query(seek): Query<Seek>,
+    seek: Result<Query<Seek>, QueryRejection>,
 ) -> Result<Json<Plan>, Refusal> {
+    let Query(seek) = seek.map_err(|rejection| malformed(rejection.status(), &rejection.body_text()))?;
     office.admin.plan_seek(&name, &seek.to).await.map(Json)
 }
 
@@ -99,8 +109,9 @@ async fn plan_seek(
 async fn seek(
     State(office): State<Office>,
     Path(name): Path<String>,
-    Json(seek): Json<Seek>,
+    seek: Result<Json<Seek>, JsonRejection>,
 ) -> Result<Json<Plan>, Refusal> {
+    let Json(seek) = seek.map_err(|rejection| malformed(rejection.status(), &rejection.body_text()))?;
     office.check()?;
     office.admin.seek(&name, &seek.to).await.map(Json)
 }
@@ -108,10 +119,15 @@ async fn seek(
 async fn forget(
     State(office): State<Office>,
     Path(name): Path<String>,
-    Json(Nothing {}): Json<Nothing>,
+    nothing: Result<Json<Nothing>, JsonRejection>,
 ) -> Result<Json<Plan>, Refusal> {
+    let Json(Nothing {}) = nothing.map_err(|rejection| malformed(rejection.status(), &rejection.body_text()))?;
     office.check()?;
     office.admin.forget(&name).await.map(Json)
+}
+
+fn malformed(status: StatusCode, text: &str) -> Refusal {
+    Refusal::Malformed { status: status.as_u16(), text: text.to_owned() }
 }
 
 impl Office {
@@ -126,6 +142,7 @@ impl IntoResponse for Refusal {
             Refusal::Unknown(_) => StatusCode::NOT_FOUND,
             Refusal::Invalid(_) => StatusCode::BAD_REQUEST,
             Refusal::Forbidden => StatusCode::FORBIDDEN,
+            Refusal::Malformed { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Refusal::Failed(_) => StatusCode::SERVICE_UNAVAILABLE,
         };
         (status, Json(serde_json::json!({ "error": self.to_string() }))).into_response()

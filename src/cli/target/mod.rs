@@ -131,6 +131,11 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
     if !config.wal_dir.is_dir() {
         return Err(TargetError::NoLog(config.wal_dir.display().to_string()));
     }
+    if let Command::Seek { name, .. } | Command::Forget { name, .. } = command
+        && !crate::savepoint::is_name(name)
+    {
+        return Err(TargetError::Name(name.clone()));
+    }
     let targets = match Directory::open(&config.wal_dir) {
         // Listing changes nothing, not even what a start would.
         Ok(directory) if matches!(command, Command::Ls) => {
