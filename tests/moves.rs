@@ -633,7 +633,7 @@ async fn a_name_that_is_not_there_ends_with_1_names_those_that_are_and_what_is_n
         {
             let ran = target(&relay, &["seek", "a", "--to", wrong, "--yes"]).await;
             assert_eq!(ran.code, 2, "{relayed:?} {wrong:?}: {ran:?}");
-            assert!(ran.err.contains(&format!("{wrong:?} is no time")), "{ran:?}");
+            assert!(ran.err.contains(&format!("{wrong:?} is not a place in the log")), "{ran:?}");
         }
         for wrong in [&["seek", "a"][..], &["seek"], &["forget"], &["rename", "a"], &["move"], &[]] {
             assert_eq!(target(&relay, wrong).await.code, 2, "{wrong:?}");

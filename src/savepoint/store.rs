@@ -219,6 +219,7 @@ impl Store {
 
 /// What a disk does not give now it may give in a moment: that is no damage. After some tries it is taken for it: the file is kept, and the
 /// target begins with the oldest record.
+#[allow(clippy::disallowed_methods, reason = "a start waits, for a third of a second at most")]
 fn read_patiently(path: &Path) -> Option<super::Page> {
     const TRIES: u32 = 15;
     for _ in 1..TRIES {

@@ -410,7 +410,7 @@ fn three_segments(directory: &Path) -> Book {
 #[test]
 fn a_log_of_which_nothing_can_be_read_and_no_savepoint_tells_does_not_become_another_one() {
     let directory = scratch();
-    let mut book = three_segments(directory.path());
+    let book = three_segments(directory.path());
     let all_maps = Fault { kind: Kind::Map, first: 0, count: 3, error: Errno::IO };
     let disk = Arc::new(FaultyDisk::new(directory.path(), vec![all_maps]));
     let watch = disk::watch(directory.path(), disk);

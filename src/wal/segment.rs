@@ -436,8 +436,11 @@ impl Segment {
     /// Where records must end at the latest.
     #[must_use]
     pub fn data_end_max(&self) -> u64 {
-        let trailer = if self.is_whole() { TRAILER_LEN } else { 0 };
-        self.present.saturating_sub(trailer) / record::ALIGN * record::ALIGN
+        if self.is_whole() {
+            return self.present.saturating_sub(TRAILER_LEN) / record::ALIGN * record::ALIGN;
+        }
+        // The zeroes behind the last record are worth nothing.
+        self.present
     }
 
     fn is_whole(&self) -> bool {
@@ -516,10 +519,10 @@ impl Segment {
     /// # Errors
     /// What the system says. The segment is as good as before: without a seal the next start scans it.
     pub fn seal(&self, seal: &Seal) -> io::Result<()> {
-        assert!(seal.data_end <= self.data_end_max(), "records end before the seal");
         if !self.is_whole() {
             return Ok(());
         }
+        assert!(seal.data_end <= self.data_end_max(), "records end before the seal");
         let offset = self.seal_offset();
         let file = self.file()?;
         file.write_all_at(&seal.encode(&self.seat(offset)), offset)?;
@@ -571,7 +574,8 @@ impl Segment {
         let mut bytes = [0u8; HEADER_LEN];
         self.copy(offset, &mut bytes)?;
         let header = Header::decode(&bytes, &self.seat(offset));
-        Ok(header.filter(|header| header.kind != Kind::Seal && offset + header.stored_len() <= end))
+        let ends_at = |header: &Header| offset + HEADER_LEN as u64 + header.payload_len();
+        Ok(header.filter(|header| header.kind != Kind::Seal && ends_at(header) <= end))
     }
 
     /// The point before the first record before `end` that is wanted, and where it lies. Reads headers only; stops at what cannot be read.

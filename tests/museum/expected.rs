@@ -38,9 +38,7 @@ impl Expected {
         for segment in 1..=SEGMENTS {
             let (before, now) = (base.image.segment(segment), image.segment(segment));
             let is_known = is_header_whole(before, now);
-            let is_whole = |record: &&Stored| {
-                is_known && is_same(before, now, record.offset, record.len) && is_below_trailer(before, now, record)
-            };
+            let is_whole = |record: &&Stored| is_known && is_same(before, now, record.offset, record.len);
             let whole: Vec<&Stored> = base.of_segment(segment).filter(is_whole).collect();
             // What is behind the last whole record of the newest segment is told by its seal, or by nothing.
             let is_told = segment < SEGMENTS || (is_known && is_sealed(before) && is_end_same(before, now, SEAL_LEN));
@@ -55,12 +53,6 @@ impl Expected {
 
 fn is_same(before: &[u8], now: &[u8], offset: usize, len: usize) -> bool {
     now.get(offset..offset + len) == Some(&before[offset..offset + len])
-}
-
-/// In a file that was cut, what lies where its header's copy and seal would be now is not looked at.
-fn is_below_trailer(before: &[u8], now: &[u8], record: &Stored) -> bool {
-    let end = usize::try_from(record.next.offset).unwrap();
-    before.len() == now.len() || end <= now.len().saturating_sub(TRAILER_LEN)
 }
 
 fn is_sealed(segment: &[u8]) -> bool {
