@@ -15,7 +15,7 @@ use super::room::{self, Holder};
 use super::state::{State, Watched};
 use crate::clock::now_ms;
 use crate::target::{Destination, Order, Phase};
-use crate::wal::Position;
+use crate::wal::{Limit, Position};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -41,7 +41,13 @@ pub(super) async fn keep_house(state: Arc<State>) {
         if is_second {
             house.every_second().await;
         }
-        while lack.borrow_and_update().is_some() && house.make_room().await {}
+        loop {
+            let limit = lack.borrow_and_update().clone();
+            let Some(limit) = limit else { break };
+            if !house.make_room(&limit).await {
+                break;
+            }
+        }
     }
 }
 
@@ -103,8 +109,10 @@ impl House {
         kept.collect()
     }
 
-    /// Gives up one thing; whether there was anything to give up.
-    async fn make_room(&self) -> bool {
+    /// Gives up one thing; whether to go on at once. A disk may give back late, or not at all, what was given up, and an allocation may take
+    /// long: then nothing more goes before the next second. And a disk that others have filled is no reason to take
+    /// anything from a target.
+    async fn make_room(&self, limit: &Limit) -> bool {
         let state = &self.state;
         let _alone = state.moves.lock().await;
         // What nobody needs, whatever was said about keeping it.
@@ -113,14 +121,16 @@ impl House {
             tokio::task::spawn_blocking(move || {
                 state.sync_savepoints();
                 let is_more = state.release(&BTreeSet::new(), 1) || state.log.drop_from_quarantine();
-                if is_more {
-                    state.log.look_for_room();
-                }
-                is_more
+                (is_more, is_more && state.log.look_for_room())
             })
         };
-        if released.await.unwrap_or(false) {
-            return true;
+        match released.await {
+            Ok((true, goes_on)) => return goes_on,
+            Ok((false, _)) => {}
+            Err(_) => return false,
+        }
+        if matches!(limit, Limit::Disk { .. }) {
+            return false;
         }
         let Some((mark, place)) = state.log.oldest_closed_end() else { return false };
         let targets = state.targets();
@@ -142,11 +152,11 @@ impl House {
         }
         let state = state.clone();
         let released = tokio::task::spawn_blocking(move || {
-            let released = state.release(&BTreeSet::new(), 1);
-            state.log.look_for_room();
-            released
+            let before = state.log.disk_bytes();
+            state.release(&BTreeSet::new(), 1) && state.log.look_for_room() && state.log.disk_bytes() < before
         });
-        released.await.unwrap_or(false)
+        let helped = released.await.unwrap_or(false);
+        helped && matches!(limit, Limit::MaxSize { .. })
     }
 }
 
@@ -187,9 +197,11 @@ impl State {
         let settled = snapshot.savepoint.settled.position;
         let closed = self.log.segments().into_iter().rev().find(|segment| segment.closed.is_some());
         let is_in_active = closed.is_none_or(|newest| settled >= newest.last);
-        let is_young = snapshot
-            .oldest_pending_ms
-            .is_none_or(|received_ms| now_ms().saturating_sub(received_ms) < room::KEEPS_UP_WITHIN_MS);
+        let is_young = match snapshot.oldest_pending_ms {
+            Some(received_ms) => now_ms().saturating_sub(received_ms) < room::KEEPS_UP_WITHIN_MS,
+            // Nobody has looked yet.
+            None => settled >= self.log.readable().mark.position,
+        };
         let is_working = matches!(snapshot.phase, Phase::CaughtUp | Phase::Sending);
         Holder { is_required: target.is_required, settled, keeps_up: is_in_active || (is_working && is_young) }
     }

@@ -89,46 +89,59 @@ pub(super) fn owe_first(log: &Log, target: &Watched) {
     }
 }
 
+impl State {
+    async fn seek_now(&self, name: &str, to: &str) -> Result<Plan, Refusal> {
+        let _alone = self.moves.lock().await;
+        let target = self.find(name)?;
+        let to = self.destination(to).await?;
+        let mut plan = plan(&self.log, name, target.progress.snapshot().savepoint.settled, to.mark);
+        let moved = self.order(&target, Order::Seek(to)).await;
+        let Moved { dropped, replayed } = moved.map_err(|error| Refusal::Failed(error.to_string()))?;
+        // What was settled since the plan was made is not counted twice.
+        (plan.skipped_samples, plan.replayed_samples) = (dropped, replayed);
+        tracing::warn!(target = name, to = plan.to, dropped, replayed, "the target was moved by request");
+        Ok(plan)
+    }
+
+    async fn forget_now(&self, name: &str) -> Result<Plan, Refusal> {
+        let _alone = self.moves.lock().await;
+        let target = self.find(name)?;
+        let end = self.log.readable().mark;
+        let plan = plan(&self.log, name, target.progress.snapshot().savepoint.settled, end);
+        // Before its task ends: if this fails, it goes on.
+        let forgotten = self.store.lock().expect("no holder of this lock panics").forget(name);
+        forgotten.map_err(|error| Refusal::Failed(error.to_string()))?;
+        if let Some(orders) = &target.orders {
+            // If it does not run any more, so much the better.
+            let _ = orders.give(Order::End).await;
+        }
+        self.remove(name);
+        self.registry.forget_target(name);
+        tracing::warn!(target = name, samples = plan.skipped_samples, "the target was forgotten by request");
+        Ok(plan)
+    }
+}
+
+/// Goes on to its end, also when whoever asked for it has gone.
+fn to_the_end(work: impl Future<Output = Result<Plan, Refusal>> + Send + 'static) -> Answer<Plan> {
+    let task = tokio::spawn(work);
+    Box::pin(async move { task.await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string()))) })
+}
+
 impl Admin for State {
-    fn plan_seek<'a>(&'a self, name: &'a str, to: &'a str) -> Answer<'a, Plan> {
+    fn plan_seek(self: Arc<Self>, name: String, to: String) -> Answer<Plan> {
         Box::pin(async move {
-            let target = self.find(name)?;
-            let to = self.destination(to).await?;
-            Ok(plan(&self.log, name, target.progress.snapshot().savepoint.settled, to.mark))
+            let target = self.find(&name)?;
+            let to = self.destination(&to).await?;
+            Ok(plan(&self.log, &name, target.progress.snapshot().savepoint.settled, to.mark))
         })
     }
 
-    fn seek<'a>(&'a self, name: &'a str, to: &'a str) -> Answer<'a, Plan> {
-        Box::pin(async move {
-            let _alone = self.moves.lock().await;
-            let target = self.find(name)?;
-            let to = self.destination(to).await?;
-            let mut plan = plan(&self.log, name, target.progress.snapshot().savepoint.settled, to.mark);
-            let moved = self.order(&target, Order::Seek(to)).await;
-            let Moved { dropped, replayed } = moved.map_err(|error| Refusal::Failed(error.to_string()))?;
-            // What was settled since the plan was made is not counted twice.
-            (plan.skipped_samples, plan.replayed_samples) = (dropped, replayed);
-            tracing::warn!(target = name, to = plan.to, dropped, replayed, "the target was moved by request");
-            Ok(plan)
-        })
+    fn seek(self: Arc<Self>, name: String, to: String) -> Answer<Plan> {
+        to_the_end(async move { self.seek_now(&name, &to).await })
     }
 
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, Plan> {
-        Box::pin(async move {
-            let _alone = self.moves.lock().await;
-            let target = self.find(name)?;
-            let end = self.log.readable().mark;
-            if let Some(orders) = &target.orders {
-                // If it does not run any more, so much the better.
-                let _ = orders.give(Order::End).await;
-            }
-            let plan = plan(&self.log, name, target.progress.snapshot().savepoint.settled, end);
-            let forgotten = self.store.lock().expect("no holder of this lock panics").forget(name);
-            forgotten.map_err(|error| Refusal::Failed(error.to_string()))?;
-            self.remove(name);
-            self.registry.forget_target(name);
-            tracing::warn!(target = name, samples = plan.skipped_samples, "the target was forgotten by request");
-            Ok(plan)
-        })
+    fn forget(self: Arc<Self>, name: String) -> Answer<Plan> {
+        to_the_end(async move { self.forget_now(&name).await })
     }
 }

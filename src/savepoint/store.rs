@@ -142,8 +142,11 @@ impl Store {
         }
         let file = File::open(path, name.to_owned(), Writer { log_id, boot_id: boot_id() }, saved)?;
         // In this order: a name that is listed and has no file has lost its savepoint.
-        if self.known.insert(name.to_owned()) {
-            self.write_known()?;
+        if !self.known.contains(name) {
+            let mut known = self.known.clone();
+            known.insert(name.to_owned());
+            self.write_known(&known)?;
+            self.known = known;
         }
         Ok(file)
     }
@@ -185,18 +188,17 @@ impl Store {
     /// # Errors
     /// What the system says.
     pub fn forget(&mut self, name: &str) -> io::Result<bool> {
-        let was_known = self.known.remove(name);
-        self.pages.remove(name);
-        let path = self.path(name);
-        // The file first: a name that is known without one has lost its savepoint, and starts from the oldest record.
-        match disk::remove(&path) {
+        let mut known = self.known.clone();
+        let was_known = known.remove(name);
+        // The list first: a name that is there without its file has lost its savepoint, and starts from the oldest record.
+        self.write_known(&known)?;
+        match disk::remove(&self.path(name)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         disk::sync_directory(&self.directory)?;
-        if was_known {
-            self.write_known()?;
-        }
+        self.known = known;
+        self.pages.remove(name);
         Ok(was_known)
     }
 
@@ -206,9 +208,9 @@ impl Store {
         self.pages.get(name)
     }
 
-    fn write_known(&self) -> io::Result<()> {
+    fn write_known(&self, known: &BTreeSet<String>) -> io::Result<()> {
         let temporary = self.directory.join("known.tmp");
-        let lines: String = self.known.iter().map(|name| format!("{name}\n")).collect();
+        let lines: String = known.iter().map(|name| format!("{name}\n")).collect();
         let file = disk::File::create(&temporary)?;
         file.write_all_at(lines.as_bytes(), 0)?;
         file.sync_all()?;

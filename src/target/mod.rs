@@ -306,15 +306,27 @@ impl Target {
             self.show(None);
             let answer = {
                 let attempt = self.client.send(record, sent.protocol);
-                tokio::select! {
-                    answer = attempt => answer,
-                    Some(letter) = self.inbox.recv() => return Delivery::Interrupted(letter),
-                    () = grace_over(self.stop.clone()) => {
-                        tracing::warn!(
-                            target = self.settings.name, position = record.header.position.0,
-                            "no answer before the end; this request is sent again at the next start"
-                        );
-                        return Delivery::Stopped;
+                tokio::pin!(attempt);
+                let settled = self.progress.snapshot().savepoint.settled.position;
+                loop {
+                    tokio::select! {
+                            // An answer that is there counts.
+                            biased;
+                            answer = &mut attempt => break answer,
+                            Some(letter) = self.inbox.recv() => match letter.order {
+                                // It is past that: no reason to send anything twice.
+                                Order::Drop(to) if to.mark.position <= settled => {
+                                    let _ = letter.reply.send(Ok(Moved::default()));
+                                }
+                                _ => return Delivery::Interrupted(letter),
+                            },
+                            () = grace_over(self.stop.clone()) => {
+                            tracing::warn!(
+                                target = self.settings.name, position = record.header.position.0,
+                                "no answer before the end; this request is sent again at the next start"
+                            );
+                            return Delivery::Stopped;
+                        }
                     }
                 }
             };

@@ -8,15 +8,16 @@
 //! included) and the new one must not exceed `max_bytes`, and the filesystem must have `min_free` left afterwards.
 
 use std::io;
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::position::SegmentId;
 use super::prefill::{self, Prefill};
 use super::segment::{Prepared, Segment};
 use super::shared::Shared;
+use super::sync::atomic::Ordering;
+use super::sync::thread::{self, JoinHandle};
+use super::sync::{Condvar, Mutex, MutexGuard};
 use super::{Health, Limit, disk};
 
 /// How long after a failure it is tried again, if nothing was released meanwhile.
@@ -85,7 +86,7 @@ impl Allocator {
             is_stopping: false,
         };
         let allocator = Arc::new(Allocator { state: Mutex::new(state), changed: Condvar::new(), shared });
-        let thread = std::thread::Builder::new().name("wal-allocator".into()).spawn({
+        let thread = thread::Builder::new().name("wal-allocator".into()).spawn({
             let allocator = allocator.clone();
             move || allocator.run()
         })?;
@@ -137,15 +138,17 @@ impl Allocator {
         self.changed.notify_all();
     }
 
-    /// There may be room now: what was released is deleted, and an allocation tried. Returns when that is done.
-    pub(super) fn look_for_room(&self) {
+    /// There may be room now: what was released is deleted, and an allocation tried. Returns when that is done; whether it was, in time.
+    pub(super) fn look_for_room(&self) -> bool {
         let mut state = self.lock();
         state.is_asked = true;
         // One that is under way may have looked before there was room.
         let enough = state.begun + 1;
         self.changed.notify_all();
         let is_looking = |state: &mut State| state.ready.is_none() && state.ended < enough && !state.is_stopping;
-        let _ = self.changed.wait_timeout_while(state, TAKE_TIMEOUT, is_looking);
+        let waited = self.changed.wait_timeout_while(state, TAKE_TIMEOUT, is_looking);
+        let (mut state, _) = waited.expect("no holder of this lock panics");
+        !is_looking(&mut state)
     }
 
     /// Ends the thread after the deletions that are still to be done. The prepared segment is removed.
@@ -216,9 +219,7 @@ impl Allocator {
                 }
                 Err(failure) => {
                     // As long as there is a segment to write to, records are taken.
-                    if !shared.is_open.load(Ordering::Acquire) {
-                        shared.condition.set(Health::from(&failure));
-                    }
+                    shared.condition.set_if(Health::from(&failure), || !shared.is_open.load(Ordering::Acquire));
                     state.failure = Some(failure);
                     self.changed.notify_all();
                     let is_idle = |state: &mut State| !state.is_asked && state.delete.is_empty() && !state.is_stopping;

@@ -8,10 +8,9 @@
 //! ```
 
 use std::fmt;
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use super::sync::{Mutex, watch};
 
 /// Whether appends work.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,12 +26,12 @@ pub enum Health {
 /// What there is no room by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Another segment would exceed [`Options::max_bytes`].
+    /// Another segment would exceed [`Options::max_bytes`](super::Options::max_bytes).
     MaxSize {
         /// The limit.
         bytes: u64,
     },
-    /// The filesystem would be left with less than [`Options::min_free`].
+    /// The filesystem would be left with less than [`Options::min_free`](super::Options::min_free).
     MinFree {
         /// The limit.
         bytes: u64,
@@ -125,7 +124,15 @@ impl Condition {
     }
 
     pub(super) fn set(&self, health: Health) {
+        self.set_if(health, || true);
+    }
+
+    /// The same, if something holds at that very moment: whoever changes it and says so afterwards has the last word.
+    pub(super) fn set_if(&self, health: Health, holds: impl FnOnce() -> bool) {
         self.health.send_if_modified(|now| {
+            if !holds() {
+                return false;
+            }
             let changed = *now != health;
             // The reason may change with every attempt; that it fails is said once.
             if std::mem::discriminant(now) != std::mem::discriminant(&health) {

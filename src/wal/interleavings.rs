@@ -590,7 +590,6 @@ fn a_record_is_withdrawn_or_appended_and_its_ticket_says_which() {
 }
 
 #[test]
-#[ignore = "fails: a segment that is sealed counts twice for a moment"]
 fn no_byte_is_counted_twice() {
     explore(|| {
         let usage = DiskUsage::default();
@@ -606,7 +605,6 @@ fn no_byte_is_counted_twice() {
 }
 
 #[test]
-#[ignore = "fails: the start of a log without segments is looked up in two steps"]
 fn the_log_starts_before_its_first_record_also_while_that_is_appended() {
     explore(|| {
         let (fixture, appender) = Fixture::open(Time::StandsStill, ROOMY);
@@ -618,7 +616,6 @@ fn the_log_starts_before_its_first_record_also_while_that_is_appended() {
 }
 
 #[test]
-#[ignore = "fails: the allocator looks whether a segment is open, and says that the log is full after it was opened"]
 fn a_log_that_takes_records_says_so_whatever_the_next_segment_comes_to() {
     explore(|| {
         let (fixture, appender) = Fixture::open(Time::Passes, THREE_SEGMENTS);

@@ -43,11 +43,14 @@ mod recovery;
 pub mod segment;
 mod shared;
 pub mod survey;
+mod sync;
 pub mod usage;
 pub mod writer;
 
 #[cfg(test)]
 pub(crate) mod faults;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -59,12 +62,8 @@ mod tests;
 #[cfg(test)]
 mod wakeups;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
-
-use tokio::sync::watch;
 
 use allocator::Allocator;
 use directory::Directory;
@@ -79,6 +78,9 @@ pub use reader::{Cursor, Record, Step};
 pub use recovery::{RecoveryError, Report};
 use segment::{DATA_START, Seal};
 use shared::Shared;
+use sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use sync::thread::JoinHandle;
+use sync::{Mutex, watch};
 use usage::DiskUsage;
 pub use writer::{AppendError, Appended, Appender, Ticket};
 use writer::{Job, Writer};
@@ -173,17 +175,9 @@ impl Log {
     ) -> Result<Opened, RecoveryError> {
         let usage = DiskUsage::default();
         let recovered = recovery::recover(&directory, &usage, savepoints, options.segment_bytes, options.recovery)?;
-        let (mut last, mut newest, mut is_beyond) = (recovered.last, recovered.newest, recovered.is_beyond);
-        for floor in savepoints.iter().filter(|floor| recovered.log_id.is_none_or(|ours| ours == floor.log_id)) {
-            if floor.settled.position > last.position {
-                // Totals of different lives are not compared: those of the log may have fallen behind where it could not be read.
-                last = Mark { position: floor.settled.position, total: floor.settled.total.max(last.total) };
-                is_beyond = true;
-            }
-            newest = newest.max(floor.segment);
-        }
+        let (last, newest) = (recovered.last, recovered.newest);
         let is_new = recovered.is_empty;
-        let gone = recovered.last.position.up_to(last.position).filter(|_| !is_new);
+        let gone = recovered.readable.position.up_to(recovered.settled.position).filter(|_| !is_new);
         // What a savepoint has not settled, and no segment begins with any more.
         let lowest =
             savepoints.iter().filter(|floor| recovered.log_id == Some(floor.log_id)).map(|floor| floor.settled);
@@ -211,7 +205,7 @@ impl Log {
             offset: newest.closed().map_or(0, |seal| seal.data_end),
             bytes: 0,
             positions: Some(positions),
-            samples: last.total.saturating_sub(recovered.last.total),
+            samples: recovered.settled.total.saturating_sub(recovered.readable.total),
             reason: "savepoints have seen records behind the end of the log; they are gone".into(),
             found_ms: writer::now_ms(),
             kept: None,
@@ -248,7 +242,7 @@ impl Log {
         let (allocator, allocator_thread) = Allocator::spawn(shared.clone(), SegmentId(newest.0 + 1))?;
         let writer = Writer::new(shared.clone(), allocator.clone(), last);
         // Readers must come to know that there is nothing up to `last`.
-        let opens_at_once = is_beyond && !is_new;
+        let opens_at_once = recovered.is_beyond && !is_new;
         let (appender, writer_thread) =
             writer.spawn(Options::record_bytes_max(options.segment_bytes), opens_at_once)?;
         let log = Log { shared, allocator: allocator.clone() };
@@ -289,7 +283,14 @@ impl Log {
     /// The mark before the oldest record.
     #[must_use]
     pub fn start(&self) -> Mark {
-        self.shared.first_segment().map_or(self.readable().mark, |segment| segment.header().before)
+        // Looked up first: with the first segment there is more to read than now.
+        let readable = self.readable().mark;
+        let first = self.shared.first_segment();
+        let is_before = |id: SegmentId| first.as_ref().is_none_or(|first| id < first.id());
+        if self.shared.unreadable().iter().any(|file| is_before(file.id)) {
+            return Mark::BEGINNING;
+        }
+        first.map_or(readable, |segment| segment.header().before)
     }
 
     /// Of this log and no other.
@@ -349,8 +350,7 @@ impl Log {
     /// Samples between two points of the log, also where the totals in it do not tell.
     #[must_use]
     pub fn samples_between(&self, from: Mark, to: Mark) -> u64 {
-        let counted = |mark: Mark| mark.total + self.shared.uncounted(mark.position);
-        counted(to).saturating_sub(counted(from))
+        self.shared.samples_between(from, to)
     }
 
     /// The end of the oldest segment that could be released: the mark there, and where the next record is.
@@ -402,10 +402,11 @@ impl Log {
         }
     }
 
-    /// What was released is deleted, and another segment allocated if there is room now. Blocks until that is tried.
-    pub fn look_for_room(&self) {
+    /// What was released is deleted, and another segment allocated if there is room now. Blocks until that is tried; `false`: it takes
+    /// long.
+    pub fn look_for_room(&self) -> bool {
         self.shared.quarantine.recount();
-        self.allocator.look_for_room();
+        self.allocator.look_for_room()
     }
 
     /// Tells when there is no room for a segment ahead: the one at hand takes records until it is full, then the log is.

@@ -60,6 +60,12 @@ pub struct Mark {
     pub total: u64,
 }
 
+impl Mark {
+    /// Before everything: whatever comes behind it, nothing between is missing. For who begins with the oldest there is, when nobody
+    /// can tell yet what that is.
+    pub const BEGINNING: Mark = Mark { position: Position(0), total: u64::MAX };
+}
+
 /// Where bytes are: a segment and an offset in its file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {

@@ -14,11 +14,11 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 
 use super::disk::{self, File};
 use super::findings::Finding;
 use super::segment::{PAGE, Segment};
+use super::sync::Mutex;
 use super::usage::{Charge, DiskUsage};
 
 /// See the module.
@@ -52,7 +52,7 @@ impl Quarantine {
         let Ok(names) = disk::list(&self.path) else { return Vec::new() };
         let entry = |name: String| {
             let path = self.path.join(name);
-            let metadata = std::fs::symlink_metadata(&path).ok()?;
+            let metadata = std::fs::symlink_metadata(&path).ok().filter(|metadata| metadata.is_file())?;
             Some(Entry { path, modified: (metadata.mtime(), metadata.mtime_nsec()), bytes: metadata.blocks() * 512 })
         };
         names.into_iter().filter_map(entry).collect()

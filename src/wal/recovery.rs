@@ -8,7 +8,8 @@
 //!  valid record ------> next record
 //!  anything else -----> look for the next valid record, every 64 bytes
 //!     found, and it proves that what is missing         damage: stepped over, and counted by the totals
-//!       was acknowledged (its position - unacknowledged)
+//!       was acknowledged (its position - unacknowledged,
+//!       the next segment, a savepoint)
 //!     none, or it does not prove it                     a torn tail: never acknowledged; the records end here, and what lies
 //!                                                       behind it, never acknowledged either, is cut with it
 //! ```
@@ -103,7 +104,11 @@ pub(super) struct Recovered {
     pub unreadable: Vec<Unreadable>,
     /// What other files take that stay where they are.
     pub left_alone: Vec<Charge>,
-    /// What the next record comes behind, as far as segments tell.
+    /// The newest record that can be read.
+    pub readable: Mark,
+    /// The same, or what a savepoint has settled beyond it.
+    pub settled: Mark,
+    /// What the next record comes behind: beyond all that anybody may have seen.
     pub last: Mark,
     /// `last` lies beyond the newest readable record.
     pub is_beyond: bool,
@@ -150,7 +155,9 @@ pub(super) fn recover(
     let (opened, mut unusable) = open_all(directory, &names, usage);
     let log_id = choose_log(&opened, savepoints);
     let found = order(opened, log_id, &mut unusable);
-    let (mut looked_at, failed) = look(found);
+    let acknowledged =
+        savepoints.iter().filter(|floor| Some(floor.log_id) == log_id).map(|floor| floor.settled.position);
+    let (mut looked_at, failed) = look(found, acknowledged.max().unwrap_or_default());
     unusable.extend(failed);
     unusable.sort_by_key(|file| file.id);
 
@@ -183,7 +190,7 @@ pub(super) fn recover(
     // From here on something is done.
     directory.remove_left_overs()?;
     let is_empty = looked_at.is_empty() && unusable.is_empty();
-    let newest = looked_at.last().map_or(newest_name, |last| newest_name.max(last.segment.id()));
+    let mut newest = looked_at.last().map_or(newest_name, |last| newest_name.max(last.segment.id()));
     let mut last = Mark::default();
     for each in &looked_at {
         // A later segment counts on from where its own header says, whatever an earlier one holds that was unreadable at its birth.
@@ -199,6 +206,17 @@ pub(super) fn recover(
         .filter(|file| newest_usable.is_none_or(|newest| file.id > newest) && file.why.may_hold_records())
         .map(|file| file.len().max(segment_bytes) / HEADER_LEN as u64)
         .sum();
+    let readable = last;
+    // A log of which nothing is left goes on above all savepoints, whatever log they are of.
+    let is_ours = |floor: &&Floor| is_empty || Some(floor.log_id) == log_id;
+    for floor in savepoints.iter().filter(is_ours) {
+        if floor.settled.position > last.position {
+            // Totals of different lives are not compared: those of the log may have fallen behind where it could not be read.
+            last = Mark { position: floor.settled.position, total: counted(floor.settled).max(counted(last)) };
+        }
+        newest = newest.max(floor.segment);
+    }
+    let settled = last;
     last.position.0 += behind;
     looked_at.retain(|each| each.seal.records > 0 || disk::remove(each.segment.path()).is_err());
     for each in &looked_at {
@@ -219,6 +237,8 @@ pub(super) fn recover(
             .filter(|file| file.why.may_come_back())
             .map(|file| Unreadable { id: file.id, _charge: Arc::new(file.charge(usage)), path: file.path })
             .collect(),
+        readable,
+        settled,
         last,
         is_beyond: last.position > readable_to,
         newest,
@@ -227,6 +247,11 @@ pub(super) fn recover(
         findings,
         report,
     })
+}
+
+/// The total of a mark that has one.
+fn counted(mark: Mark) -> u64 {
+    if mark.total == Mark::BEGINNING.total { 0 } else { mark.total }
 }
 
 /// Tries a file again that could not be read at the start. Closed, with what was found damaged in it.
@@ -247,7 +272,7 @@ pub(super) fn open_late(
     if segment.id() != file.id {
         return Err(BadSegment::Duplicate { id: segment.id() });
     }
-    let looked_at = Looked::at(segment, end, takes_unreadable_for_damage).map_err(|(_, error)| error)?;
+    let looked_at = Looked::at(segment, end, Position(0), takes_unreadable_for_damage).map_err(|(_, error)| error)?;
     looked_at.close();
     Ok((looked_at.segment.clone(), looked_at.findings().collect()))
 }
@@ -311,12 +336,12 @@ fn order(
 }
 
 /// What is in each of them.
-fn look(found: BTreeMap<SegmentId, Segment>) -> (Vec<Looked>, Vec<Unusable>) {
+fn look(found: BTreeMap<SegmentId, Segment>, acknowledged: Position) -> (Vec<Looked>, Vec<Unusable>) {
     let starts: Vec<Position> = found.values().map(|segment| segment.header().before.position).collect();
     let ends = starts.iter().skip(1).map(|start| Some(*start)).chain([None]);
     let (mut looked_at, mut unusable) = (Vec::new(), Vec::new());
     for ((id, segment), end) in found.into_iter().zip(ends) {
-        match Looked::at(segment, end, false) {
+        match Looked::at(segment, end, acknowledged, false) {
             Ok(looked) => looked_at.push(looked),
             Err((path, why)) => unusable.push(Unusable { id, path, why }),
         }
@@ -333,10 +358,11 @@ struct Looked {
 }
 
 impl Looked {
-    /// `end` is the last position that may count.
+    /// `end` is the last position that may count; up to it, and up to `acknowledged`, everything had been.
     fn at(
         segment: Segment,
         end: Option<Position>,
+        acknowledged: Position,
         takes_unreadable_for_damage: bool,
     ) -> Result<Looked, (PathBuf, BadSegment)> {
         let path = segment.path().to_owned();
@@ -347,7 +373,7 @@ impl Looked {
         let seal = seal.filter(|seal| end.is_none_or(|end| seal.last.position <= end));
         let scan = match seal {
             Some(_) => None,
-            None => Some(scan(&segment, end, takes_unreadable_for_damage).map_err(failed)?),
+            None => Some(scan(&segment, end, acknowledged, takes_unreadable_for_damage).map_err(failed)?),
         };
         let seal = seal.or(scan.as_ref().map(|scan| scan.seal)).expect("one of the two is there");
         segment.release_file();
@@ -478,8 +504,15 @@ struct Hole {
 }
 
 /// Steps through a segment's records. `end` is the last position that may count.
-fn scan(segment: &Segment, end: Option<Position>, takes_unreadable_for_damage: bool) -> io::Result<Scan> {
-    let reader = Reader { segment, limit: segment.data_end_max(), takes_unreadable_for_damage };
+fn scan(
+    segment: &Segment,
+    end: Option<Position>,
+    acknowledged: Position,
+    takes_unreadable_for_damage: bool,
+) -> io::Result<Scan> {
+    // The next segment was made when everything before it had been acknowledged.
+    let acknowledged = end.unwrap_or_default().max(acknowledged);
+    let reader = Reader { segment, limit: segment.data_end_max(), acknowledged, takes_unreadable_for_damage };
     let seal = Seal::empty(segment.header().before);
     let mut scan = Scan { seal, damaged: Vec::new(), torn_bytes: 0 };
     let mut offset = super::segment::DATA_START;
@@ -521,6 +554,8 @@ struct Behind {
 struct Reader<'a> {
     segment: &'a Segment,
     limit: u64,
+    /// Known from elsewhere.
+    acknowledged: Position,
     takes_unreadable_for_damage: bool,
 }
 
@@ -555,7 +590,8 @@ impl Reader<'_> {
             let Some((at, header)) = search.found else { return Ok(behind) };
             if self.is_whole(at, &header)? {
                 // Everything up to here had been acknowledged when this record was written.
-                if header.position.0.saturating_sub(header.unacknowledged) > last.0 {
+                let proven = Position(header.position.0.saturating_sub(header.unacknowledged));
+                if proven > last || header.position <= self.acknowledged {
                     behind.proven = Some((at, header));
                     return Ok(behind);
                 }

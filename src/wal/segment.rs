@@ -33,14 +33,15 @@ use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 
 use memmap2::MmapRaw;
 
 use super::disk::{self, File};
 use super::position::{Mark, Place, Position, SegmentId};
 use super::record::{self, Counts, HEADER_LEN, Header, Kind, Seat, TimeRange, put, take};
+use super::sync::atomic::{AtomicBool, Ordering};
+use super::sync::{Mutex, OnceLock};
 use super::usage::{Charge, DiskUsage};
 
 /// Where the first record of a segment starts.

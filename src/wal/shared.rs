@@ -3,11 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicBool, AtomicU64};
-use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard};
-
-use tokio::sync::watch;
+use std::sync::Arc;
 
 use super::Observer;
 use super::directory::Directory;
@@ -18,6 +14,9 @@ use super::position::{Mark, Position, Readable, SegmentId};
 use super::quarantine::Quarantine;
 use super::recovery::{self, Unreadable};
 use super::segment::{BadSegment, DATA_START, Segment};
+use super::sync::atomic::{AtomicBool, AtomicU64};
+use super::sync::mpsc::Sender;
+use super::sync::{Mutex, MutexGuard, watch};
 use super::usage::{Charge, DiskUsage};
 use super::writer::Job;
 
@@ -152,15 +151,15 @@ impl Shared {
     pub(super) fn unreadable_between(&self, after: Option<SegmentId>, before: Option<SegmentId>) -> Option<io::Error> {
         let is_between =
             |id: SegmentId| after.is_none_or(|after| after < id) && before.is_none_or(|before| id < before);
-        let file = self.unreadable().iter().find(|file| is_between(file.id)).cloned()?;
-        match self.open_late(&file, false) {
-            Ok(()) => None,
-            Err(BadSegment::Io(error)) => {
-                Some(io::Error::new(error.kind(), format!("{}: {error}", file.path.display())))
-            }
-            Err(why) => {
-                self.forget_unreadable(&file, &why.to_string());
-                None
+        loop {
+            let file = self.unreadable().iter().find(|file| is_between(file.id)).cloned()?;
+            match self.open_late(&file, false) {
+                // The next one, from here on.
+                Ok(()) => return None,
+                Err(BadSegment::Io(error)) => {
+                    return Some(io::Error::new(error.kind(), format!("{}: {error}", file.path.display())));
+                }
+                Err(why) => self.forget_unreadable(&file, &why.to_string()),
             }
         }
     }
@@ -200,20 +199,26 @@ impl Shared {
         self.unreadable().retain(|other| other.id != file.id);
     }
 
-    /// How much further the samples before `position` have been counted than the totals of records there say: a segment that could not
-    /// be read when the next one was made, and can be read now, is not part of the totals of the later ones.
-    pub(super) fn uncounted(&self, position: Position) -> u64 {
-        let segments = self.segments();
-        let mut uncounted = 0;
-        let mut last = Mark::default();
-        for segment in segments.values() {
+    /// Samples between two points. Totals of records are compared only where they are of one life: behind a segment that could not be read
+    /// when the next one was made, and can be read now, they begin anew.
+    pub(super) fn samples_between(&self, from: Mark, to: Mark) -> u64 {
+        let mut samples = 0;
+        let mut at = from;
+        for segment in self.segments().values() {
             let before = segment.header().before;
-            if before.position > position {
+            if before.position >= to.position {
                 break;
             }
-            uncounted += last.total.saturating_sub(before.total);
-            last = segment.closed().map_or(before, |seal| seal.last);
+            if before.position >= at.position {
+                samples += before.total.saturating_sub(at.total);
+                at = before;
+            }
+            let Some(seal) = segment.closed().filter(|seal| seal.last.position < to.position) else { break };
+            if seal.last.position > at.position {
+                samples += seal.last.total.saturating_sub(at.total);
+                at = seal.last;
+            }
         }
-        uncounted
+        samples + to.total.saturating_sub(at.total)
     }
 }

@@ -484,6 +484,117 @@ fn what_is_gone_at_the_end_is_a_gap_at_once_and_not_with_the_next_record() {
     assert_eq!(fixture.append(99, 10).unwrap().position, Position(in_first + 1));
 }
 
+/// A log that has lived for long: its positions are far beyond what its files could hold.
+fn long_lived(dir: &Path) -> (TempCopy, Floor) {
+    let mark = Mark { position: Position(10_000), total: 100_000 };
+    let fixture = Fixture::open(dir);
+    fixture.append(1, 10).unwrap();
+    fixture.close();
+    let fixture = Fixture::open_with(dir, SyncMode::Always, 16 * SEGMENT, mark);
+    for n in 1..=20 {
+        fixture.append(n, 300).unwrap();
+    }
+    fixture.log.release(mark.position);
+    let floor = Floor { log_id: fixture.log.id(), settled: mark, segment: SegmentId(1) };
+    (fixture.crash(), floor)
+}
+
+#[test]
+fn positions_begin_above_what_cannot_be_read_also_where_they_are_high_already() {
+    let dir = tempfile::tempdir().unwrap();
+    let (copy, floor) = long_lived(dir.path());
+    let maps = faults::Fault { kind: faults::Kind::Map, first: 0, count: 2, error: rustix::io::Errno::IO };
+    let disk = Arc::new(faults::FaultyDisk::new(copy.0.path(), vec![maps]));
+    let watch = disk::watch(copy.0.path(), disk);
+    let options = Options::new(SEGMENT, 16 * SEGMENT);
+    let open = || Log::open(Directory::open(copy.0.path()).unwrap(), options, &[floor], Arc::new(Silent)).unwrap();
+    let opened = open();
+    let mut ticket = opened.appender.append(new_record(99, 10), Box::new(()));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    assert!(runtime.block_on(ticket.outcome()).unwrap().position > Position(10_020));
+    drop(watch);
+    // It can be read again: all of it is there, before what came since, and owed.
+    let read = |log: &Log| {
+        let mut cursor = log.cursor(floor.settled, Place::default());
+        let (mut fills, mut lost) = (Vec::new(), 0);
+        loop {
+            match cursor.next_step() {
+                Step::Record(record) => fills.push(record.body[0]),
+                Step::Gap { from, to, .. } => lost += to.total.saturating_sub(from.total),
+                Step::Unreadable(error) => panic!("{error}"),
+                Step::End => return (fills, lost),
+            }
+        }
+    };
+    let all: Vec<u8> = (1..=20).chain([99]).collect();
+    assert_eq!(read(&opened.log), (all.clone(), 0));
+    let owed = |log: &Log| log.samples_between(floor.settled, log.readable().mark);
+    assert_eq!(owed(&opened.log), 210);
+    drop(opened.appender);
+    opened.closer.close();
+    drop(opened.log);
+    let opened = open();
+    assert_eq!((read(&opened.log), owed(&opened.log)), ((all, 0), 210));
+}
+
+#[test]
+fn who_begins_with_the_oldest_waits_for_an_older_one_that_cannot_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    for n in 1..=30 {
+        fixture.append(n, 5000).unwrap();
+    }
+    fixture.close();
+    // (The fixture looks at the newest itself, before.)
+    let once = faults::Fault { kind: faults::Kind::Map, first: 1, count: 1, error: rustix::io::Errno::IO };
+    let disk = Arc::new(faults::FaultyDisk::new(dir.path(), vec![once]));
+    let _watch = disk::watch(dir.path(), disk);
+    let fixture = Fixture::open(dir.path());
+    let start = fixture.log.start();
+    assert_eq!(start, Mark::BEGINNING);
+    let mut cursor = fixture.log.cursor(start, Place::default());
+    let Step::Gap { from, to, .. } = cursor.next_step() else { panic!("it begins somewhere") };
+    assert_eq!((to, to.total.saturating_sub(from.total)), (Mark::default(), 0), "and has missed nothing");
+    let Step::Record(first) = cursor.next_step() else { panic!("the oldest record comes first") };
+    assert_eq!(first.header.position, Position(1));
+}
+
+#[test]
+fn what_the_next_segment_proves_is_not_cut_behind_a_damaged_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let fixture = Fixture::open(dir.path());
+    // One group: no record of it proves the one before.
+    let appender = fixture.appender.as_ref().unwrap();
+    let tickets: Vec<_> = (1..=5).map(|n| appender.append(new_record(n, 300), Box::new(()))).collect();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    for mut ticket in tickets {
+        runtime.block_on(ticket.outcome()).unwrap();
+    }
+    let first = fixture.log.shared.first_segment().unwrap().path().to_owned();
+    for n in 6..=20 {
+        fixture.append(n, 5000).unwrap();
+    }
+    fixture.close();
+    // The seal is gone, and the first record.
+    flip(&first, SEGMENT - segment::SEAL_LEN + 8);
+    flip(&first, DATA_START + 8);
+    let fixture = Fixture::open(dir.path());
+    assert_eq!(fixture.read_all(), (numbered(2..=20), vec![10]));
+}
+
+#[test]
+fn a_log_of_which_nothing_is_left_goes_on_above_all_savepoints() {
+    let dir = tempfile::tempdir().unwrap();
+    let floor = |log: u8, position: u64| {
+        let settled = Mark { position: Position(position), total: 10 * position };
+        Floor { log_id: [log; 16], settled, segment: SegmentId(1) }
+    };
+    let options = Options::new(SEGMENT, 16 * SEGMENT);
+    let floors = [floor(1, 100), floor(2, 3), floor(2, 3)];
+    let opened = Log::open(Directory::open(dir.path()).unwrap(), options, &floors, Arc::new(Silent)).unwrap();
+    assert_eq!(opened.log.readable().mark, floors[0].settled);
+}
+
 #[test]
 fn what_a_start_has_scanned_it_seals() {
     let dir = tempfile::tempdir().unwrap();

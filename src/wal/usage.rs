@@ -1,7 +1,8 @@
 //! Bytes on disk that belong to the log: what is allocated, sealed, kept in quarantine, and deleted but still read by somebody.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::sync::atomic::{AtomicU64, Ordering};
 
 /// The sum. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -39,8 +40,8 @@ impl Charge {
     /// From now on it stands for so many.
     pub fn change_to(&self, bytes: u64) {
         let before = self.bytes.swap(bytes, Ordering::Relaxed);
-        self.usage.0.fetch_add(bytes, Ordering::Relaxed);
-        self.usage.0.fetch_sub(before, Ordering::Relaxed);
+        // In one step: nobody must see both. (The sum of all is never less than nothing.)
+        self.usage.0.fetch_add(bytes.wrapping_sub(before), Ordering::Relaxed);
     }
 }
 

@@ -15,9 +15,7 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
@@ -27,6 +25,9 @@ use super::position::{Mark, Place, Position, Readable};
 use super::record::{self, HEADER_LEN, Header, NewRecord};
 use super::segment::{DATA_START, Seal, Segment, SegmentHeader};
 use super::shared::Shared;
+use super::sync::atomic::{AtomicU8, Ordering};
+use super::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use super::sync::thread;
 use super::{Health, Limit, SyncMode, disk};
 
 /// A group is cut at this many bytes: it bounds the time of one sync and the memory that is held during it.
@@ -213,7 +214,7 @@ impl Writer {
         mut self,
         payload_max: u64,
         opens_at_once: bool,
-    ) -> io::Result<(Appender, std::thread::JoinHandle<()>)> {
+    ) -> io::Result<(Appender, thread::JoinHandle<()>)> {
         let (queue, jobs) = mpsc::channel();
         if opens_at_once {
             self.is_idle = false;
@@ -223,7 +224,7 @@ impl Writer {
             let _ = self.allocator.is_ready();
         }
         *self.shared.control.lock().expect("no holder of this lock panics") = Some(queue.clone());
-        let thread = std::thread::Builder::new().name("wal-writer".into()).spawn(move || self.run(&jobs))?;
+        let thread = thread::Builder::new().name("wal-writer".into()).spawn(move || self.run(&jobs))?;
         Ok((Appender { queue, payload_max }, thread))
     }
 

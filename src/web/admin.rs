@@ -62,16 +62,16 @@ pub enum Refusal {
 }
 
 /// An answer in the making.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, Refusal>>;
+pub type Answer<T> = BoxFuture<'static, Result<T, Refusal>>;
 
 /// Who carries it out.
 pub trait Admin: Send + Sync + 'static {
     /// What a seek would mean.
-    fn plan_seek<'a>(&'a self, name: &'a str, to: &'a str) -> Answer<'a, Plan>;
-    /// Moves a target; what that meant.
-    fn seek<'a>(&'a self, name: &'a str, to: &'a str) -> Answer<'a, Plan>;
-    /// Forgets a target; what it was owed.
-    fn forget<'a>(&'a self, name: &'a str) -> Answer<'a, Plan>;
+    fn plan_seek(self: Arc<Self>, name: String, to: String) -> Answer<Plan>;
+    /// Moves a target, whether the answer is waited for or not; what that meant.
+    fn seek(self: Arc<Self>, name: String, to: String) -> Answer<Plan>;
+    /// Forgets a target, whether the answer is waited for or not; what it was owed.
+    fn forget(self: Arc<Self>, name: String) -> Answer<Plan>;
 }
 
 #[derive(Clone)]
@@ -102,7 +102,7 @@ async fn plan_seek(
     seek: Result<Query<Seek>, QueryRejection>,
 ) -> Result<Json<Plan>, Refusal> {
     let Query(seek) = seek.map_err(|rejection| malformed(rejection.status(), &rejection.body_text()))?;
-    office.admin.plan_seek(&name, &seek.to).await.map(Json)
+    office.admin.plan_seek(name, seek.to).await.map(Json)
 }
 
 // A body of JSON is asked for everywhere: no form of another site can send one.
@@ -113,7 +113,7 @@ async fn seek(
 ) -> Result<Json<Plan>, Refusal> {
     let Json(seek) = seek.map_err(|rejection| malformed(rejection.status(), &rejection.body_text()))?;
     office.check()?;
-    office.admin.seek(&name, &seek.to).await.map(Json)
+    office.admin.seek(name, seek.to).await.map(Json)
 }
 
 async fn forget(
@@ -123,7 +123,7 @@ async fn forget(
 ) -> Result<Json<Plan>, Refusal> {
     let Json(Nothing {}) = nothing.map_err(|rejection| malformed(rejection.status(), &rejection.body_text()))?;
     office.check()?;
-    office.admin.forget(&name).await.map(Json)
+    office.admin.forget(name).await.map(Json)
 }
 
 fn malformed(status: StatusCode, text: &str) -> Refusal {

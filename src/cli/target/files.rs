@@ -91,7 +91,10 @@ impl Files {
         }
         // Opening writes it, synced. The live page, if it is older, does not count any more.
         let saved = Saved { generation: generation + 1, epoch: epoch + 1, savepoint };
-        self.store.open_file(name, self.log.id(), saved)?;
+        let file = self.store.open_file(name, self.log.id(), saved)?;
+        if !file.was_synced() {
+            return Err(TargetError::Io(std::io::Error::other("the savepoint cannot be written")));
+        }
         Ok(())
     }
 
