@@ -177,39 +177,6 @@ impl Log {
         let recovered = recovery::recover(&directory, &usage, savepoints, options.segment_bytes, options.recovery)?;
         let (last, newest) = (recovered.last, recovered.newest);
         let is_new = recovered.is_empty;
-        let gone = recovered.readable.position.up_to(recovered.settled.position).filter(|_| !is_new);
-        // What a savepoint has not settled, and no segment begins with any more.
-        let lowest =
-            savepoints.iter().filter(|floor| recovered.log_id == Some(floor.log_id)).map(|floor| floor.settled);
-        let lowest = lowest.min_by_key(|settled| settled.position);
-        let oldest = recovered.segments.first().filter(|_| recovered.unreadable.is_empty());
-        let before = lowest.zip(oldest).and_then(|(settled, oldest)| {
-            let start = oldest.header().before;
-            Some(Finding {
-                kind: findings::Kind::Missing,
-                segment: SegmentId(oldest.id().0.saturating_sub(1)),
-                path: directory.segment_path(SegmentId(oldest.id().0.saturating_sub(1))),
-                offset: 0,
-                bytes: 0,
-                positions: Some(settled.position.up_to(start.position)?),
-                samples: start.total.saturating_sub(settled.total),
-                reason: "the log begins behind what a target has settled".into(),
-                found_ms: writer::now_ms(),
-                kept: None,
-            })
-        });
-        let gone = gone.zip(recovered.segments.last()).map(|(positions, newest)| Finding {
-            kind: findings::Kind::Damage,
-            segment: newest.id(),
-            path: newest.path().to_owned(),
-            offset: newest.closed().map_or(0, |seal| seal.data_end),
-            bytes: 0,
-            positions: Some(positions),
-            samples: recovered.settled.total.saturating_sub(recovered.readable.total),
-            reason: "savepoints have seen records behind the end of the log; they are gone".into(),
-            found_ms: writer::now_ms(),
-            kept: None,
-        });
         // A filesystem may need a block more for a file that was written in pieces.
         let overhead = options.overhead + options.max_bytes / options.segment_bytes * segment::PAGE;
         let quarantine = Quarantine::open(directory.quarantine_path(), options.max_bytes, &usage);
@@ -234,9 +201,7 @@ impl Log {
         for segment in recovered.segments {
             shared.add_segment(segment);
         }
-        for (finding, segment) in
-            recovered.findings.into_iter().chain(gone.into_iter().chain(before).map(|finding| (finding, None)))
-        {
+        for (finding, segment) in recovered.findings {
             shared.found(finding, segment.as_deref());
         }
         let (allocator, allocator_thread) = Allocator::spawn(shared.clone(), SegmentId(newest.0 + 1))?;

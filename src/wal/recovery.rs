@@ -104,10 +104,6 @@ pub(super) struct Recovered {
     pub unreadable: Vec<Unreadable>,
     /// What other files take that stay where they are.
     pub left_alone: Vec<Charge>,
-    /// The newest record that can be read.
-    pub readable: Mark,
-    /// The same, or what a savepoint has settled beyond it.
-    pub settled: Mark,
     /// What the next record comes behind: beyond all that anybody may have seen.
     pub last: Mark,
     /// `last` lies beyond the newest readable record.
@@ -177,6 +173,9 @@ pub(super) fn recover(
     // What was released may be missing between segments that could not be deleted.
     findings
         .extend(missing.filter(|gone| gone.kind != Kind::Missing || is_needed(gone)).map(|finding| (finding, None)));
+    let ends = Ends::of(&looked_at, &unusable, savepoints, log_id, segment_bytes);
+    findings
+        .extend(beyond_the_ends(directory, &looked_at, &unusable, savepoints, &ends).map(|finding| (finding, None)));
     if recovery == Recovery::Strict
         && let Some(first) = findings.iter().map(|(finding, _)| finding).chain(&files).next()
     {
@@ -189,35 +188,6 @@ pub(super) fn recover(
 
     // From here on something is done.
     directory.remove_left_overs()?;
-    let is_empty = looked_at.is_empty() && unusable.is_empty();
-    let mut newest = looked_at.last().map_or(newest_name, |last| newest_name.max(last.segment.id()));
-    let mut last = Mark::default();
-    for each in &looked_at {
-        // A later segment counts on from where its own header says, whatever an earlier one holds that was unreadable at its birth.
-        for mark in [each.segment.header().before, each.seal.last] {
-            if mark.position >= last.position {
-                last = mark;
-            }
-        }
-    }
-    let newest_usable = looked_at.last().map(|last| last.segment.id());
-    let behind: u64 = unusable
-        .iter()
-        .filter(|file| newest_usable.is_none_or(|newest| file.id > newest) && file.why.may_hold_records())
-        .map(|file| file.len().max(segment_bytes) / HEADER_LEN as u64)
-        .sum();
-    let readable = last;
-    // A log of which nothing is left goes on above all savepoints, whatever log they are of.
-    let is_ours = |floor: &&Floor| is_empty || Some(floor.log_id) == log_id;
-    for floor in savepoints.iter().filter(is_ours) {
-        if floor.settled.position > last.position {
-            // Totals of different lives are not compared: those of the log may have fallen behind where it could not be read.
-            last = Mark { position: floor.settled.position, total: counted(floor.settled).max(counted(last)) };
-        }
-        newest = newest.max(floor.segment);
-    }
-    let settled = last;
-    last.position.0 += behind;
     looked_at.retain(|each| each.seal.records > 0 || disk::remove(each.segment.path()).is_err());
     for each in &looked_at {
         each.close();
@@ -237,16 +207,110 @@ pub(super) fn recover(
             .filter(|file| file.why.may_come_back())
             .map(|file| Unreadable { id: file.id, _charge: Arc::new(file.charge(usage)), path: file.path })
             .collect(),
-        readable,
-        settled,
-        last,
-        is_beyond: last.position > readable_to,
-        newest,
+        last: ends.last,
+        is_beyond: ends.last.position > readable_to,
+        newest: ends.newest.max(newest_name),
         log_id,
-        is_empty,
+        is_empty: ends.is_empty,
         findings,
         report,
     })
+}
+
+/// Where the log ends.
+struct Ends {
+    /// With the newest record that can be read.
+    readable: Mark,
+    /// There, or with what a savepoint has settled beyond it.
+    settled: Mark,
+    /// There, or beyond all that may be in files that nobody can read.
+    last: Mark,
+    /// The highest number of a segment that anything tells of.
+    newest: SegmentId,
+    /// There is no segment, usable or not.
+    is_empty: bool,
+}
+
+impl Ends {
+    fn of(
+        looked_at: &[Looked],
+        unusable: &[Unusable],
+        savepoints: &[Floor],
+        log_id: Option<[u8; 16]>,
+        segment_bytes: u64,
+    ) -> Ends {
+        let is_empty = looked_at.is_empty() && unusable.is_empty();
+        let newest_usable = looked_at.last().map(|last| last.segment.id());
+        let mut newest = newest_usable.unwrap_or_default();
+        let mut readable = Mark::default();
+        for each in looked_at {
+            // A later segment counts on from where its own header says, whatever an earlier one holds that was unreadable at its
+            // birth.
+            for mark in [each.segment.header().before, each.seal.last] {
+                if mark.position >= readable.position {
+                    readable = mark;
+                }
+            }
+        }
+        let mut settled = readable;
+        // A log of which nothing is left goes on above all savepoints, whatever log they are of.
+        for floor in savepoints.iter().filter(|floor| is_empty || Some(floor.log_id) == log_id) {
+            if floor.settled.position > settled.position {
+                // Totals of different lives are not compared: those of the log may have fallen behind where it could not be read.
+                let total = counted(floor.settled).max(counted(settled));
+                settled = Mark { position: floor.settled.position, total };
+            }
+            newest = newest.max(floor.segment);
+        }
+        let may_hold: u64 = unusable
+            .iter()
+            .filter(|file| newest_usable.is_none_or(|newest| file.id > newest) && file.why.may_hold_records())
+            .map(|file| file.len().max(segment_bytes) / HEADER_LEN as u64)
+            .sum();
+        let last = Mark { position: Position(settled.position.0 + may_hold), total: settled.total };
+        Ends { readable, settled, last, newest, is_empty }
+    }
+}
+
+/// What savepoints tell of that no segment holds any more, in front of the oldest and behind the newest.
+fn beyond_the_ends(
+    directory: &Directory,
+    looked_at: &[Looked],
+    unusable: &[Unusable],
+    savepoints: &[Floor],
+    ends: &Ends,
+) -> impl Iterator<Item = Finding> {
+    let gone = |kind, segment: SegmentId, path, offset, from: Mark, to: Mark, reason: &str| {
+        let samples = to.total.saturating_sub(from.total);
+        let positions = from.position.up_to(to.position).filter(|_| samples > 0)?;
+        Some(Finding {
+            kind,
+            segment,
+            path,
+            offset,
+            bytes: 0,
+            positions: Some(positions),
+            samples,
+            reason: reason.into(),
+            found_ms: now_ms(),
+            kept: None,
+        })
+    };
+    // What nobody can read may hold it.
+    let is_told = !unusable.iter().any(|file| file.why.may_hold_records());
+    let front = looked_at.first().filter(|_| is_told).and_then(|oldest| {
+        let is_ours = |floor: &&Floor| floor.log_id == oldest.segment.header().log_id;
+        let lowest = savepoints.iter().filter(is_ours).map(|floor| floor.settled).min_by_key(|mark| mark.position)?;
+        let (id, start) = (SegmentId(oldest.segment.id().0.saturating_sub(1)), oldest.segment.header().before);
+        let reason = "the log begins behind what a target has settled";
+        gone(Kind::Missing, id, directory.segment_path(id), 0, lowest, start, reason)
+    });
+    let back = looked_at.last().filter(|_| is_told).and_then(|newest| {
+        let (id, path, end) = (newest.segment.id(), newest.segment.path().to_owned(), newest.seal.data_end);
+        let reason = "savepoints have seen records behind the end of the log; they are gone";
+        gone(Kind::Damage, id, path, end, ends.readable, ends.settled, reason)
+    });
+    front.into_iter().chain(back)
 }
 
 /// The total of a mark that has one.
