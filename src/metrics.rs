@@ -114,7 +114,7 @@ impl Registry {
         gauge(
             "promrelay_wal_torn_bytes",
             Some(Unit::Bytes),
-            "Bytes never acknowledged that the last start has cut off.",
+            "Bytes that the last start has cut off; never acknowledged if wal.sync is \"always\".",
         );
         gauge("promrelay_wal_recovery_seconds", Some(Unit::Seconds), "How long the last start took to know the log.");
         gauge("promrelay_ready", None, "1 while the log takes records.");

@@ -928,8 +928,9 @@ fn mistakes_have_exit_codes_and_say_what_is_wrong() {
         assert!(said.code == 1 && said.err.contains("cannot read") && said.err.contains(none), "{}", said.err);
         let said = wal(&[tool, "--config", none]);
         assert!(said.code == 2 && said.err.contains(none), "{}", said.err);
-        // An empty directory is an empty log.
-        assert_eq!(wal(&[tool, "--dir", dir.path().to_str().unwrap()]).code, 0);
+        // A path with a mistake in it is no log without damage.
+        let said = wal(&[tool, "--dir", dir.path().to_str().unwrap()]);
+        assert!(said.code == 1 && said.err.contains("there is no log in"), "{}", said.err);
         let help = wal(&[tool, "--help"]);
         assert!(help.code == 0 && help.out.contains("--dir <DIR>") && help.out.contains("--json"), "{}", help.out);
     }

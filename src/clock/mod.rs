@@ -1,4 +1,4 @@
-//! The wall clock, read in one place. Everything that decides by time takes it as an argument.
+//! The wall clock, read in one place (and in `wal`, which imports nothing of the crate). Everything that decides by time takes it as an argument.
 
 pub mod point;
 

@@ -1,7 +1,7 @@
 //! When the log will be full, if things go on as they do. Pure: times come in.
 //!
 //! Looked at is what the slowest target holds: from the bytes it held some minutes ago and those it holds now follows how fast that
-//! grows; from that and the room that is left, when something must be given up. What does not grow is never full.
+//! grows; from that and the room that is left, when something must be given up. What does not grow is never full; what is full is full now.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -29,6 +29,9 @@ impl Forecast {
         if self.seen.back().is_none_or(|(last, _)| now - *last >= EVERY) {
             self.seen.push_back((now, held));
         }
+        if room == 0 {
+            return Some(Duration::ZERO);
+        }
         let (since, before) = first?;
         let took = now - since;
         if took < SPAN_MIN || held <= before {
@@ -55,6 +58,12 @@ mod tests {
     fn steady_growth_ends_when_the_room_is_used_up() {
         assert_eq!(after(60, 5000, |second| 10 * second), Some(500));
         assert_eq!(after(3600, 5000, |second| 10 * second), Some(500));
+    }
+
+    #[test]
+    fn what_is_full_is_full_now_whether_it_grows_or_not() {
+        assert_eq!(after(60, 0, |_| 700), Some(0));
+        assert_eq!(after(0, 0, |_| 0), Some(0));
     }
 
     #[test]

@@ -92,7 +92,9 @@ impl House {
         let held = held.max().unwrap_or(0);
         // Two segments are never free for what is held: the one that is written and the one that is allocated ahead.
         let most = log.max_bytes().saturating_sub(2 * log.segment_bytes());
-        let left = self.forecast.look(now, held, most.saturating_sub(held));
+        let is_full = log.lack_of_room().borrow().is_some();
+        let room = if is_full { 0 } else { most.saturating_sub(held) };
+        let left = self.forecast.look(now, held, room);
         state.set_full_in(left);
     }
 
@@ -170,7 +172,7 @@ impl State {
         }
     }
 
-    /// What every target has settled, durably. Where the last one was forgotten, nothing: somebody will want the data.
+    /// What every target has settled, durably. Where the last one was forgotten, nothing: there is nobody who has it.
     fn lowest_synced(&self) -> Position {
         self.targets().iter().map(|target| target.progress.synced_position()).min().unwrap_or_default()
     }

@@ -13,7 +13,7 @@ use crate::metrics::{Registry, TargetMetrics, WalMetrics};
 use crate::receive::Receiver;
 use crate::savepoint::{Savepoint, Store};
 use crate::target::{Orders, Progress, Snapshot};
-use crate::wal::{Finding, Health, Log, Mark, Report};
+use crate::wal::{Finding, Health, Limit, Log, Mark, Report};
 use crate::web::{self, status};
 
 /// What answers questions, and what housekeeping works on.
@@ -170,10 +170,18 @@ impl web::Source for State {
         }
         match self.log.health() {
             Health::Working => Ok(()),
-            Health::Full(limit) => Err(format!(
-                "the log is full: {limit} ({} bytes are on disk); it takes requests again when targets have taken what they are owed",
-                self.log.disk_bytes()
-            )),
+            Health::Full(limit) => {
+                let until = match limit {
+                    Limit::MaxSize { .. } => "targets have taken what they are owed",
+                    Limit::MinFree { .. } | Limit::Disk { .. } => {
+                        "there is room on the filesystem again: when others free some, or targets have taken what they are owed"
+                    }
+                };
+                let bytes = self.log.disk_bytes();
+                Err(format!(
+                    "the log is full: {limit} ({bytes} bytes are on disk); it takes requests again when {until}"
+                ))
+            }
             Health::Failing(reason) => Err(format!("the log cannot be written: {reason}")),
         }
     }

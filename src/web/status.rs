@@ -20,7 +20,7 @@ pub struct Status {
 pub struct Wal {
     /// The oldest position that may still be in it.
     pub oldest: u64,
-    /// The newest readable position; 0 is none.
+    /// The newest position that a sync covered; 0 is none. (With `sync = "never"` none since the start.)
     pub durable: u64,
     /// On disk, everything counted.
     pub bytes: u64,
@@ -43,7 +43,7 @@ pub struct Recovery {
     pub seconds: f64,
     /// Segments without a seal.
     pub scanned_segments: usize,
-    /// Never acknowledged, and cut.
+    /// Cut; never acknowledged, if `sync` is `"always"`.
     pub torn_bytes: u64,
 }
 

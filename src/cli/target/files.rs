@@ -61,6 +61,9 @@ impl Files {
         let store = Store::open(directory.path())?;
         let opened = Log::open(directory, config.wal, &store.floors(), Arc::new(Silent))?;
         let Opened { log, closer, .. } = opened;
+        for finding in log.findings().list {
+            crate::cli::say(&format!("{}: {}", finding.path.display(), finding.reason));
+        }
         Ok(Files { log, store, closer: Some(closer) })
     }
 

@@ -42,7 +42,7 @@ enum Command {
     Seek {
         /// The target.
         name: String,
-        /// `oldest`, `now`, `-2h`, `2026-01-31T10:00:00Z` (both: when it was received) or a position.
+        /// `oldest`, `now`, `-2h`, `2026-01-31T10:00:00Z` (both: when it was received) or the position that is sent next.
         #[arg(long, value_name = "WHERE", allow_hyphen_values = true)]
         to: String,
         /// Do not ask.
@@ -56,7 +56,8 @@ enum Command {
         /// What it is to be called.
         new: String,
     },
-    /// Delete a target's savepoint: what it is owed is given up, and if the name comes again it is new.
+    /// Delete a target's savepoint: what it is owed is given up. If it is in the configuration it gets nothing more until the next start,
+    /// and is new then.
     Forget {
         /// The target.
         name: String,

@@ -51,6 +51,12 @@ struct Common {
 /// Why a tool ends early.
 #[derive(Debug, thiserror::Error)]
 enum ToolError {
+    /// A directory of something else.
+    #[error("there is no log in {}", path.display())]
+    NoLog {
+        /// Which.
+        path: PathBuf,
+    },
     /// Nobody reads what we write, or it cannot be written.
     #[error("cannot write")]
     Output(#[from] io::Error),
@@ -111,6 +117,10 @@ impl Seen {
         let savepoints = savepoint::list(directory).map_err(failed)?;
         let floors: Vec<Floor> = savepoints.iter().filter_map(Listed::floor).collect();
         let survey = Survey::take(directory, &floors).map_err(failed)?;
+        let is_log = !survey.segments.is_empty() || !survey.unusable.is_empty() || !savepoints.is_empty();
+        if !is_log && !directory.join("LOCK").exists() {
+            return Err(ToolError::NoLog { path: directory.to_owned() });
+        }
         Ok(Seen { survey, savepoints })
     }
 
