@@ -456,7 +456,7 @@ impl Run<'_> {
         match self.rng.u8(..5) {
             // The header stands at both ends, and without the seal the records themselves say where they end.
             0 => flip(self.rng.usize(..96)),
-            1 => flip((SEGMENT - self.rng.u64(1..=segment::TRAILER_LEN)) as usize),
+            1 => flip((SEGMENT - self.rng.u64(1..=segment::SEAL_LEN)) as usize),
             2 => {
                 let known = inside.filter(|(_, entry)| entry.found.is_some_and(|place| place.segment == this.id));
                 let Some((_, entry)) = self.rng.choice(known.collect::<Vec<_>>()) else { return };
@@ -482,7 +482,7 @@ impl Run<'_> {
 /// The header of a segment, or the copy of it.
 fn header(bytes: &[u8]) -> Option<SegmentHeader> {
     let at = |offset: usize| SegmentHeader::decode(bytes.get(offset..)?.first_chunk()?).ok();
-    at(0).or_else(|| at(bytes.len().checked_sub(segment::TRAILER_LEN as usize)?))
+    at(0).or_else(|| at(segment::COPY_START as usize))
 }
 
 fn from_environment(name: &str, default: u64) -> u64 {

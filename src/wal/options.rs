@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::prefill::Prefill;
 use super::record;
-use super::segment::{DATA_START, TRAILER_LEN};
+use super::segment::{DATA_START, SEAL_LEN};
 
 /// When a record counts as appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +66,6 @@ impl Options {
     /// Most bytes that a record of a log with such segments can take.
     #[must_use]
     pub fn record_bytes_max(segment_bytes: u64) -> u64 {
-        segment_bytes.saturating_sub(DATA_START + TRAILER_LEN) / record::ALIGN * record::ALIGN
+        segment_bytes.saturating_sub(DATA_START + SEAL_LEN) / record::ALIGN * record::ALIGN
     }
 }

@@ -457,7 +457,7 @@ impl Looked {
             found_ms: now_ms(),
             kept: None,
         };
-        let header = "the header is damaged; the copy of it at the end of the file is used";
+        let header = "the header is damaged; the copy of it in the second page is used";
         let header = self.segment.is_header_damaged().then(|| of(Kind::Repaired, 0, HEADER_LEN as u64, header));
         let damaged = self.scan.iter().flat_map(|scan| &scan.damaged).map(move |hole| Finding {
             positions: hole.from.position.up_to(hole.to.position),

@@ -1,13 +1,13 @@
 //! One log file: written with `pwritev` and `fdatasync`, read by copying out of a read-only mapping of the same file.
 //!
 //! ```text
-//! 0         4096                                    data end          len-320  len-192    len
-//! | header  | record | record | ...        | record | unused (a hole) | header | seal     |
-//!                                                                      (copy)
+//! 0         4096            8192                                    data end        len-192    len
+//! | header  | header (copy) | record | record | ...        | record | unused (a hole) | seal   |
 //! ```
 //!
 //! The header says which positions begin here, and salts the checksums of the records: without it none of them can be told from
-//! rubbish, so it stands at both ends of the file. The seal, always the last 192 bytes, says where the records end. So what a
+//! rubbish, so it stands in two pages. (Not at both ends of the file: a page written at the far end splits the file into so many
+//! pieces that ext4 syncs each record a third slower.) The seal, always the last 192 bytes, says where the records end. So what a
 //! sealed segment holds is known from two reads, whatever its size. A segment without a valid seal is one that was being
 //! written when its process ended, or whose disk failed: recovery scans it. A segment ends, whatever it holds, at the first
 //! position of the next one's header: after a failed sync the un-acknowledged records are written again to a fresh segment
@@ -20,7 +20,7 @@
 //! This is the only module with `unsafe` code.
 //!
 //! ```text
-//! segment header, little-endian, alone in the first 4 KiB; the copy is the same 96 bytes and 32 zeroes
+//! segment header, little-endian, alone in the first page; the copy is the same, alone in the second
 //!   0 [8] magic "PRWSEG\r\n"   8 u32 format version, 1   12 u32 checksum: CRC32C over bytes 0..12 and 16..96
 //!  16 u64 segment id          24 u64 first position      32 u64 running total before it
 //!  40 u64 salt: random, for the checksums of the records  48 [16] log id: random, the same in all segments of a log
@@ -45,7 +45,7 @@ use super::sync::{Mutex, OnceLock};
 use super::usage::{Charge, DiskUsage};
 
 /// Where the first record of a segment starts.
-pub const DATA_START: u64 = 4096;
+pub const DATA_START: u64 = 2 * PAGE;
 /// Bytes of a seal.
 pub const SEAL_LEN: u64 = HEADER_LEN as u64 + SEAL_BODY_LEN as u64;
 /// The format that this program writes, and the only one it reads.
@@ -57,11 +57,11 @@ const SEAL_BODY_LEN: usize = 64;
 const MAGIC: &[u8; 8] = b"PRWSEG\r\n";
 /// Bytes of a segment's header.
 pub const SEGMENT_HEADER_LEN: usize = 96;
-/// Bytes behind the last place where a record may end: the header's copy and the seal.
-pub const TRAILER_LEN: u64 = 128 + SEAL_LEN;
+/// Where the header's copy stands.
+pub const COPY_START: u64 = PAGE;
 pub(super) const PAGE: u64 = 4096;
 
-const _: () = assert!(DATA_START.is_multiple_of(record::ALIGN) && TRAILER_LEN.is_multiple_of(record::ALIGN));
+const _: () = assert!(DATA_START.is_multiple_of(record::ALIGN) && SEAL_LEN.is_multiple_of(record::ALIGN));
 
 /// What stands in the first page of a segment file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -319,11 +319,11 @@ impl Prepared {
     /// What the system says; the file is removed.
     pub fn take_into_use(self, header: SegmentHeader, path: PathBuf) -> io::Result<Segment> {
         assert_eq!(header.len, self.len, "a segment's header states the length that was allocated");
-        let Prepared { file, path: temporary, charge, len } = self;
+        let Prepared { file, path: temporary, charge, .. } = self;
         let bytes = header.encode();
         let prepared = file
             .write_all_at(&bytes, 0)
-            .and_then(|()| file.write_all_at(&bytes, len - TRAILER_LEN))
+            .and_then(|()| file.write_all_at(&bytes, COPY_START))
             .and_then(|()| file.sync_data())
             .and_then(|()| disk::rename(&temporary, &path));
         let segment = prepared.and_then(|()| Segment::map(file, path.clone(), header, charge));
@@ -346,7 +346,7 @@ pub struct Segment {
     closed: OnceLock<Seal>,
     sealed: AtomicBool,
     is_header_damaged: bool,
-    /// Bytes that are there; less than the header states when somebody has cut the file, which has no trailer then.
+    /// Bytes that are there; less than the header states when somebody has cut the file, which has no seal then.
     present: u64,
     charge: Charge,
 }
@@ -384,7 +384,7 @@ impl Segment {
         if metadata.len() == 0 {
             return Err(BadSegment::Empty);
         }
-        if metadata.len() < DATA_START + TRAILER_LEN {
+        if metadata.len() < DATA_START + SEAL_LEN {
             return Err(BadSegment::Foreign);
         }
         let header = |offset: u64| {
@@ -396,7 +396,7 @@ impl Segment {
             Ok(header) => (header, false),
             Err(error) => {
                 let is_damaged = !matches!(error, BadSegment::Io(_));
-                (header(metadata.len() - TRAILER_LEN).map_err(|_| error)?, is_damaged)
+                (header(COPY_START).map_err(|_| error)?, is_damaged)
             }
         };
         let present = header.len.min(metadata.len());
@@ -438,7 +438,7 @@ impl Segment {
     #[must_use]
     pub fn data_end_max(&self) -> u64 {
         if self.is_whole() {
-            return self.present.saturating_sub(TRAILER_LEN) / record::ALIGN * record::ALIGN;
+            return self.present.saturating_sub(SEAL_LEN) / record::ALIGN * record::ALIGN;
         }
         // The zeroes behind the last record are worth nothing.
         self.present

@@ -344,8 +344,7 @@ fn a_segment_of_a_later_version_is_left_alone_and_can_be_read_by_it_afterwards()
     fixture.close();
     let set_version = |path: &Path, version: u8| {
         let file = OpenOptions::new().write(true).open(path).unwrap();
-        let len = file.metadata().unwrap().len();
-        for offset in [8, len - segment::TRAILER_LEN + 8] {
+        for offset in [8, segment::COPY_START + 8] {
             file.write_all_at(&[version], offset).unwrap();
         }
     };
@@ -410,8 +409,12 @@ fn strict_recovery_changes_nothing_and_says_what_is_wrong() {
 }
 
 #[test]
-fn either_end_of_a_segment_may_be_damaged_and_the_other_says_what_it_is() {
-    for (zeroed, expected) in [(0..4096, vec![findings::Kind::Repaired]), (SEGMENT - 4096..SEGMENT, vec![])] {
+fn a_header_its_copy_or_the_seal_may_be_damaged_and_another_says_what_it_is() {
+    for (zeroed, expected) in [
+        (0..4096, vec![findings::Kind::Repaired]),
+        (4096..8192, vec![]),
+        (SEGMENT - segment::SEAL_LEN..SEGMENT, vec![]),
+    ] {
         let dir = tempfile::tempdir().unwrap();
         let fixture = Fixture::open(dir.path());
         for n in 1..=30 {
@@ -474,9 +477,9 @@ fn what_is_gone_at_the_end_is_a_gap_at_once_and_not_with_the_next_record() {
     };
     // Records take 5184 bytes; the seal and two records of the first, and all of the second.
     let in_first = Options::record_bytes_max(SEGMENT) / 5184;
-    wipe(first, DATA_START + (in_first - 2) * 5184..SEGMENT - segment::TRAILER_LEN);
+    wipe(first, DATA_START + (in_first - 2) * 5184..SEGMENT - segment::SEAL_LEN);
     wipe(first, SEGMENT - segment::SEAL_LEN..SEGMENT);
-    wipe(second, DATA_START..SEGMENT - segment::TRAILER_LEN);
+    wipe(second, DATA_START..SEGMENT - segment::SEAL_LEN);
     let fixture = Fixture::open(copy.0.path());
     assert_eq!(fixture.read_all(), (numbered(1..=in_first - 2), vec![20]));
     let findings = fixture.log.findings();

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use super::directory::Directory;
 use super::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
-use super::segment::{DATA_START, TRAILER_LEN};
+use super::segment::{DATA_START, SEAL_LEN};
 use super::{
     Appended, Cursor, Log, Mark, Observer, Opened, Options, Place, Position, Readable, SegmentId, Step, SyncMode,
 };
@@ -79,7 +79,7 @@ async fn read(mut cursor: Cursor, mut readable: watch::Receiver<Readable>, deliv
 /// Appends lone records, each when its reader has the one before. In the end one more, which nobody wants, tells the reader to go: the
 /// watch that it sleeps on lives as long as its cursor.
 fn hunt(sync: SyncMode, records: u64, dir: &TempDir) {
-    let segment_bytes = DATA_START + TRAILER_LEN + ROOM;
+    let segment_bytes = DATA_START + SEAL_LEN + ROOM;
     let options = Options { sync, ..Options::new(segment_bytes, 64 << 20) };
     let directory = Directory::open(dir.path()).unwrap();
     let Opened { log, appender, closer, .. } = Log::open(directory, options, &[], Arc::new(Silent)).unwrap();

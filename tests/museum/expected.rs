@@ -6,7 +6,7 @@ use crate::image::Image;
 const HEADER_LEN: usize = 96;
 const SEAL_LEN: usize = 192;
 /// The header's copy and the seal.
-const TRAILER_LEN: usize = 320;
+const COPY_START: usize = 4096;
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,6 +66,6 @@ fn is_end_same(before: &[u8], now: &[u8], len: usize) -> bool {
 
 /// The header or its copy is.
 fn is_header_whole(before: &[u8], now: &[u8]) -> bool {
-    let copy = before.len() - TRAILER_LEN;
-    is_same(before, now, 0, HEADER_LEN) || (before.len() == now.len() && is_same(before, now, copy, HEADER_LEN))
+    let copy = COPY_START;
+    is_same(before, now, 0, HEADER_LEN) || is_same(before, now, copy, HEADER_LEN)
 }

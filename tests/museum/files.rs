@@ -126,7 +126,7 @@ fn kinds_of(content: &[u8]) -> Vec<&'static str> {
 async fn a_segment_whose_headers_are_both_damaged_is_counted() {
     let (base, mut image) = killed().await;
     let bytes = image.edit_segment(2);
-    let copy = bytes.len() - 320;
+    let copy = 4096;
     bytes[30] ^= 1;
     bytes[copy + 30] ^= 1;
     both(&image, nothing, &Expected::of(&base, &image), &["unusable"], "both headers of 2 damaged").await;
@@ -155,18 +155,18 @@ async fn records_of_an_earlier_life_behind_the_last_one_are_none() {
     let (base, _) = killed().await;
     let last = base.records.last().unwrap();
     let end = usize::try_from(last.next.offset).unwrap();
-    let room = base.image.segment(SEGMENTS).len() - 320 - end;
+    let room = base.image.segment(SEGMENTS).len() - 192 - end;
     // The sectors as another segment had them; records of this one and of another, put right behind the last one.
     let third = base.image.segment(3);
-    let own = &base.image.segment(SEGMENTS)[4096..end];
+    let own = &base.image.segment(SEGMENTS)[8192..end];
     let older = Base::stopped().await;
     let fills = [
         ("the same sectors of another segment", third[end..end + room].to_vec()),
-        ("records of another segment", third[4096..4096 + room].to_vec()),
+        ("records of another segment", third[8192..8192 + room].to_vec()),
         ("its own records", own.iter().copied().cycle().take(room).collect()),
         (
             "the same segment of another log",
-            older.image.segment(SEGMENTS)[4096..].iter().copied().cycle().take(room).collect(),
+            older.image.segment(SEGMENTS)[8192..].iter().copied().cycle().take(room).collect(),
         ),
     ];
     for (what, fill) in fills {
@@ -178,7 +178,7 @@ async fn records_of_an_earlier_life_behind_the_last_one_are_none() {
 
 /// Sets the version of a segment's header, at both places, as a later program would: with a right checksum.
 fn make_later(segment: &mut [u8]) {
-    let copy = segment.len() - 320;
+    let copy = 4096;
     for at in [0, copy] {
         let header = &mut segment[at..at + 96];
         header[8..12].copy_from_slice(&2u32.to_le_bytes());

@@ -77,7 +77,7 @@ async fn a_sealed_segment_that_was_cut_gives_what_is_left_and_the_rest_is_counte
     let base = Base::stopped().await;
     let third = base.of_segment(2).nth(2).unwrap();
     let end = usize::try_from(base.of_segment(2).last().unwrap().next.offset).unwrap();
-    for len in [1, 4096, 4096 + 320, third.offset, third.offset + third.len / 2, end - 1, end, end + 320] {
+    for len in [1, 4096, 8192, 8192 + 192, third.offset, third.offset + third.len / 2, end - 1, end, end + 192] {
         let mut image = base.image.clone();
         image.edit_segment(2).truncate(len);
         let expected = Expected::of(&base, &image);
