@@ -454,7 +454,7 @@ impl Run<'_> {
         let inside = self.model.entries.range_mut(this.before.position.0 + 1..=next.before.position.0);
         let mut flip = |offset: usize| contents.get_mut(&name).unwrap()[offset] ^= 0x40;
         match self.rng.u8(..5) {
-            // The header stands at both ends, and without the seal the records themselves say where they end.
+            // The header stands in two pages, and without the seal the records themselves say where they end.
             0 => flip(self.rng.usize(..96)),
             1 => flip((SEGMENT - self.rng.u64(1..=segment::SEAL_LEN)) as usize),
             2 => {
