@@ -10,8 +10,9 @@ pub mod request;
 pub mod sink;
 pub mod trace;
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Once;
+use std::sync::{Mutex, Once};
 use std::time::{Duration, Instant};
 
 /// Asks until there is an answer; panics with `what` when there is none `within` this time.
@@ -29,11 +30,15 @@ pub async fn eventually<T>(what: &str, within: Duration, mut probe: impl AsyncFn
 /// An address on which nobody listens now.
 ///
 /// Not port 0: who is started again wants the port it had, and below the range of outgoing connections nobody takes it
-/// meanwhile (a connection to a port of that range can even meet itself).
+/// meanwhile (a connection to a port of that range can even meet itself). Never the same twice: who has it may be away.
 pub fn free_address() -> SocketAddr {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap();
     loop {
-        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(20_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
+        let port = fastrand::u16(20_000..32_000);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
+        if !given.contains(&port) && TcpListener::bind(address).is_ok() {
+            given.insert(port);
             return address;
         }
     }

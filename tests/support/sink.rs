@@ -159,10 +159,14 @@ impl Sink {
 
     /// Listens again after [`stop`](Self::stop), at the same address.
     pub async fn start_again(&self) {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.set_reuseaddr(true).unwrap();
-        socket.bind(self.address).unwrap();
-        let listener = socket.listen(1024).unwrap();
+        // A process that is being started has, for a moment, all that this one has open: also the listener that tried the port.
+        let listen = async || {
+            let socket = TcpSocket::new_v4().ok()?;
+            socket.set_reuseaddr(true).ok()?;
+            socket.bind(self.address).ok()?;
+            socket.listen(1024).ok()
+        };
+        let listener = eventually("the sink listens", Duration::from_secs(10), listen).await;
         let task = tokio::spawn(self.clone().serve(listener));
         assert!(self.server.lock().unwrap().replace(task).is_none(), "the sink listens already");
     }
