@@ -41,7 +41,7 @@ use super::{
     Step, Ticket, disk,
 };
 
-const SEGMENT: u64 = 16 << 10;
+const SEGMENT: u64 = 20 << 10;
 /// Three of them fit a segment.
 const BODY: usize = 3600;
 /// Three segments, and what is set aside for filesystems that take more than they are asked for.
