@@ -151,9 +151,8 @@ pub(super) fn recover(
     let (opened, mut unusable) = open_all(directory, &names, usage);
     let log_id = choose_log(&opened, savepoints);
     let found = order(opened, log_id, &mut unusable);
-    let acknowledged =
-        savepoints.iter().filter(|floor| Some(floor.log_id) == log_id).map(|floor| floor.settled.position);
-    let (mut looked_at, failed) = look(found, acknowledged.max().unwrap_or_default());
+    let settled = savepoints.iter().filter(|floor| Some(floor.log_id) == log_id).map(|floor| floor.settled);
+    let (mut looked_at, failed) = look(found, settled.max_by_key(|mark| mark.position).unwrap_or_default());
     unusable.extend(failed);
     unusable.sort_by_key(|file| file.id);
 
@@ -325,7 +324,7 @@ fn counted(mark: Mark) -> u64 {
 pub(super) fn open_late(
     file: &Unreadable,
     log_id: [u8; 16],
-    end: Option<Position>,
+    end: Option<Mark>,
     takes_unreadable_for_damage: bool,
     usage: &DiskUsage,
 ) -> Result<(Arc<Segment>, Vec<Finding>), BadSegment> {
@@ -336,7 +335,8 @@ pub(super) fn open_late(
     if segment.id() != file.id {
         return Err(BadSegment::Duplicate { id: segment.id() });
     }
-    let looked_at = Looked::at(segment, end, Position(0), takes_unreadable_for_damage).map_err(|(_, error)| error)?;
+    let looked_at =
+        Looked::at(segment, end, Mark::default(), takes_unreadable_for_damage).map_err(|(_, error)| error)?;
     looked_at.close();
     Ok((looked_at.segment.clone(), looked_at.findings().collect()))
 }
@@ -400,12 +400,12 @@ fn order(
 }
 
 /// What is in each of them.
-fn look(found: BTreeMap<SegmentId, Segment>, acknowledged: Position) -> (Vec<Looked>, Vec<Unusable>) {
-    let starts: Vec<Position> = found.values().map(|segment| segment.header().before.position).collect();
+fn look(found: BTreeMap<SegmentId, Segment>, settled: Mark) -> (Vec<Looked>, Vec<Unusable>) {
+    let starts: Vec<Mark> = found.values().map(|segment| segment.header().before).collect();
     let ends = starts.iter().skip(1).map(|start| Some(*start)).chain([None]);
     let (mut looked_at, mut unusable) = (Vec::new(), Vec::new());
     for ((id, segment), end) in found.into_iter().zip(ends) {
-        match Looked::at(segment, end, acknowledged, false) {
+        match Looked::at(segment, end, settled, false) {
             Ok(looked) => looked_at.push(looked),
             Err((path, why)) => unusable.push(Unusable { id, path, why }),
         }
@@ -422,11 +422,11 @@ struct Looked {
 }
 
 impl Looked {
-    /// `end` is the last position that may count; up to it, and up to `acknowledged`, everything had been.
+    /// `end` is where the next segment begins; `settled` is what a target has settled, at most.
     fn at(
         segment: Segment,
-        end: Option<Position>,
-        acknowledged: Position,
+        end: Option<Mark>,
+        settled: Mark,
         takes_unreadable_for_damage: bool,
     ) -> Result<Looked, (PathBuf, BadSegment)> {
         let path = segment.path().to_owned();
@@ -434,10 +434,10 @@ impl Looked {
         let or_damage = |error: io::Error| if takes_unreadable_for_damage { Ok(None) } else { Err(failed(error)) };
         let seal = segment.read_seal().or_else(or_damage)?;
         // A seal that reaches beyond is of a time before the next segment was what it is.
-        let seal = seal.filter(|seal| end.is_none_or(|end| seal.last.position <= end));
+        let seal = seal.filter(|seal| end.is_none_or(|end| seal.last.position <= end.position));
         let scan = match seal {
             Some(_) => None,
-            None => Some(scan(&segment, end, acknowledged, takes_unreadable_for_damage).map_err(failed)?),
+            None => Some(scan(&segment, end, settled, takes_unreadable_for_damage).map_err(failed)?),
         };
         let seal = seal.or(scan.as_ref().map(|scan| scan.seal)).expect("one of the two is there");
         segment.release_file();
@@ -567,15 +567,10 @@ struct Hole {
     to: Mark,
 }
 
-/// Steps through a segment's records. `end` is the last position that may count.
-fn scan(
-    segment: &Segment,
-    end: Option<Position>,
-    acknowledged: Position,
-    takes_unreadable_for_damage: bool,
-) -> io::Result<Scan> {
-    // The next segment was made when everything before it had been acknowledged.
-    let acknowledged = end.unwrap_or_default().max(acknowledged);
+/// Steps through a segment's records. What lies beyond `end` does not count.
+fn scan(segment: &Segment, end: Option<Mark>, settled: Mark, takes_unreadable_for_damage: bool) -> io::Result<Scan> {
+    // The next segment was made when everything before it had been acknowledged, and nobody settles what was not.
+    let acknowledged = [end.unwrap_or_default(), settled];
     let reader = Reader { segment, limit: segment.data_end_max(), acknowledged, takes_unreadable_for_damage };
     let seal = Seal::empty(segment.header().before);
     let mut scan = Scan { seal, damaged: Vec::new(), torn_bytes: 0 };
@@ -594,7 +589,7 @@ fn scan(
                 proven
             }
         };
-        if end.is_some_and(|end| header.position > end) {
+        if end.is_some_and(|end| header.position > end.position) {
             return Ok(scan);
         }
         if at > offset {
@@ -618,8 +613,9 @@ struct Behind {
 struct Reader<'a> {
     segment: &'a Segment,
     limit: u64,
-    /// Known from elsewhere.
-    acknowledged: Position,
+    /// Points up to which everything had been acknowledged, as is known from elsewhere. Of records that nobody could read when the point
+    /// was made (positions were skipped for them) it tells nothing: its total does not have theirs.
+    acknowledged: [Mark; 2],
     takes_unreadable_for_damage: bool,
 }
 
@@ -655,7 +651,8 @@ impl Reader<'_> {
             if self.is_whole(at, &header)? {
                 // Everything up to here had been acknowledged when this record was written.
                 let proven = Position(header.position.0.saturating_sub(header.unacknowledged));
-                if proven > last || header.position <= self.acknowledged {
+                let is_before = |point: &Mark| header.position <= point.position && header.total <= point.total;
+                if proven > last || self.acknowledged.iter().any(is_before) {
                     behind.proven = Some((at, header));
                     return Ok(behind);
                 }

@@ -182,7 +182,7 @@ impl Shared {
         if !unreadable.iter().any(|other| other.id == file.id) {
             return Ok(());
         }
-        let end = self.segment_after(file.id).map(|next| next.header().before.position);
+        let end = self.segment_after(file.id).map(|next| next.header().before);
         let (segment, found) = recovery::open_late(file, self.log_id, end, takes_unreadable_for_damage, &self.usage)?;
         tracing::info!(path = %file.path.display(), "a segment that could not be read can be read now");
         self.add_segment(segment.clone());
