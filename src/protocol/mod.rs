@@ -6,6 +6,10 @@
 //!                              |--- wire       the fields of a protobuf message
 //!                              |--- labels     the rules for a series' labels; 1.0 remembers valid ones by their hash
 //!                              '--- histogram  the rules for a native histogram
+//!
+//!  stored body ---> snappy    merged as it is (1.0), or decompressed
+//!                     |--- entries   one by one: which series, how much
+//!                     '--- rebuild   a request of chosen entries of several
 //! ```
 //!
 //! The walk checks what a receiver downstream would stumble over, so that nothing malformed ever becomes a target's poison. Values
@@ -15,13 +19,19 @@
 //!
 //! This module imports nothing of the crate, and everything in it is pure.
 
+pub mod entries;
 pub mod histogram;
 pub mod labels;
 pub mod messages;
+pub mod rebuild;
+pub mod snappy;
+pub mod text;
 pub mod v1;
 pub mod v2;
 pub mod wire;
 
+#[cfg(test)]
+mod arbitrary;
 #[cfg(test)]
 mod tests;
 
