@@ -117,6 +117,13 @@ impl Registry {
             "Bytes that the last start has cut off; never acknowledged if wal.sync is \"always\".",
         );
         gauge("promrelay_wal_recovery_seconds", Some(Unit::Seconds), "How long the last start took to know the log.");
+        gauge("promrelay_dead_letter_entries", None, "Refusals that are kept in the dead-letter ring.");
+        gauge("promrelay_dead_letter_bytes", Some(Unit::Bytes), "Bytes of them.");
+        counter(
+            "promrelay_dead_letter_overwritten_total",
+            None,
+            "Kept refusals that newer ones have taken the place of, since the start.",
+        );
         gauge("promrelay_ready", None, "1 while the log takes records.");
         counter("promrelay_wal_synced_records_total", None, "Records made durable.");
         self.recorder.describe_histogram(
@@ -139,6 +146,29 @@ impl Registry {
             "Age of the oldest record that the target is still owed; 0 when there is none.",
         );
         counter("promrelay_target_requests_total", None, "Attempts to send a request, by answer.");
+        gauge("promrelay_target_in_flight_requests", None, "Requests that are not answered yet.");
+        gauge("promrelay_target_window_requests", None, "How many requests may be in flight now.");
+        gauge("promrelay_target_isolated_requests", None, "Requests that fail again and again while others are taken.");
+        gauge(
+            "promrelay_target_arrival_samples_per_second",
+            None,
+            "Samples that came in for the target, over the last minute.",
+        );
+        gauge(
+            "promrelay_target_drain_samples_per_second",
+            None,
+            "Samples that were delivered, refused, filtered or expired, over the last minute.",
+        );
+        gauge(
+            "promrelay_target_catch_up_seconds",
+            Some(Unit::Seconds),
+            "Until nothing is pending if both rates stay as they are; +Inf is never.",
+        );
+        gauge(
+            "promrelay_target_rate_limit_samples_per_second",
+            None,
+            "The limit that the target's 429s have taught; +Inf is none.",
+        );
         gauge("promrelay_build_info", None, "The version, as a label.");
     }
 
@@ -225,6 +255,16 @@ impl Registry {
         }
     }
 
+    /// The dead-letter ring's.
+    #[must_use]
+    pub fn dead_letter(&self) -> DeadLetterMetrics {
+        DeadLetterMetrics {
+            entries: self.gauge("promrelay_dead_letter_entries", &[]),
+            bytes: self.gauge("promrelay_dead_letter_bytes", &[]),
+            overwritten: self.counter("promrelay_dead_letter_overwritten_total", &[]),
+        }
+    }
+
     /// A target's.
     #[must_use]
     pub fn target(&self, name: &str, states: &[&'static str], reasons: &[&'static str]) -> TargetMetrics {
@@ -242,6 +282,13 @@ impl Registry {
             pending_samples: self.gauge("promrelay_target_pending_samples", &[("target", name)]),
             pending_bytes: self.gauge("promrelay_target_pending_bytes", &[("target", name)]),
             lag_seconds: self.gauge("promrelay_target_lag_seconds", &[("target", name)]),
+            in_flight: self.gauge("promrelay_target_in_flight_requests", &[("target", name)]),
+            window: self.gauge("promrelay_target_window_requests", &[("target", name)]),
+            isolated: self.gauge("promrelay_target_isolated_requests", &[("target", name)]),
+            arrival: self.gauge("promrelay_target_arrival_samples_per_second", &[("target", name)]),
+            drain: self.gauge("promrelay_target_drain_samples_per_second", &[("target", name)]),
+            catch_up_seconds: self.gauge("promrelay_target_catch_up_seconds", &[("target", name)]),
+            rate_limit: self.gauge("promrelay_target_rate_limit_samples_per_second", &[("target", name)]),
         }
     }
 }
@@ -322,6 +369,28 @@ impl WalMetrics {
     }
 }
 
+/// What is known of the dead-letter ring.
+pub struct DeadLetterMetrics {
+    entries: Gauge,
+    bytes: Gauge,
+    overwritten: Counter,
+}
+
+impl std::fmt::Debug for DeadLetterMetrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DeadLetterMetrics")
+    }
+}
+
+impl DeadLetterMetrics {
+    /// What is in it, and what was overwritten so far.
+    pub fn now(&self, entries: u64, bytes: u64, overwritten: u64) {
+        self.entries.set(entries as f64);
+        self.bytes.set(bytes as f64);
+        self.overwritten.absolute(overwritten);
+    }
+}
+
 /// What is known of a target.
 #[derive(Debug)]
 pub struct TargetMetrics {
@@ -335,6 +404,20 @@ pub struct TargetMetrics {
     pub pending_bytes: Gauge,
     /// Age of the oldest of them.
     pub lag_seconds: Gauge,
+    /// Requests that are not answered yet.
+    pub in_flight: Gauge,
+    /// How many there may be.
+    pub window: Gauge,
+    /// Requests that fail while others are taken.
+    pub isolated: Gauge,
+    /// Samples per second that come in for it.
+    pub arrival: Gauge,
+    /// Samples per second that are settled by sending.
+    pub drain: Gauge,
+    /// Until nothing is pending; infinite: never.
+    pub catch_up_seconds: Gauge,
+    /// Samples per second, learned; infinite: none.
+    pub rate_limit: Gauge,
 }
 
 impl TargetMetrics {
@@ -371,23 +454,38 @@ impl TargetMetrics {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::savepoint::Reason;
 
     #[test]
     fn every_series_is_there_before_anything_happened() {
         let registry = Registry::new();
         let _receive = registry.receive();
         let _wal = registry.wal();
-        let _target = registry.target("central", &["caught_up", "held"], &["status"]);
+        let _dead_letter = registry.dead_letter();
+        let _target = registry.target("central", &["caught_up", "held"], &Reason::ALL.map(Reason::as_str));
         let text = registry.render();
         for line in [
             r#"promrelay_receive_requests_total{protocol="2.0",code="503"} 0"#,
             r#"promrelay_receive_samples_total{protocol="1.0"} 0"#,
             "promrelay_wal_bytes 0",
+            "promrelay_dead_letter_entries 0",
+            "promrelay_dead_letter_overwritten_total 0",
             "promrelay_wal_sync_seconds_count 0",
             r#"promrelay_target_samples_total{target="central",outcome="lost"} 0"#,
             r#"promrelay_target_refused_samples_total{target="central",reason="status"} 0"#,
+            r#"promrelay_target_refused_samples_total{target="central",reason="partial"} 0"#,
+            r#"promrelay_target_refused_samples_total{target="central",reason="resent"} 0"#,
+            r#"promrelay_target_refused_samples_total{target="central",reason="unsplit"} 0"#,
+            r#"promrelay_target_refused_samples_total{target="central",reason="poison"} 0"#,
             r#"promrelay_target_state{target="central",state="held"} 0"#,
             r#"promrelay_target_requests_total{target="central",code="timeout"} 0"#,
+            r#"promrelay_target_in_flight_requests{target="central"} 0"#,
+            r#"promrelay_target_window_requests{target="central"} 0"#,
+            r#"promrelay_target_isolated_requests{target="central"} 0"#,
+            r#"promrelay_target_arrival_samples_per_second{target="central"} 0"#,
+            r#"promrelay_target_drain_samples_per_second{target="central"} 0"#,
+            r#"promrelay_target_catch_up_seconds{target="central"} 0"#,
+            r#"promrelay_target_rate_limit_samples_per_second{target="central"} 0"#,
             concat!(r#"promrelay_build_info{version=""#, env!("CARGO_PKG_VERSION"), r#""} 1"#),
         ] {
             assert!(text.lines().any(|l| l == line), "missing {line} in\n{text}");

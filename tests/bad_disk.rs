@@ -187,8 +187,9 @@ async fn a_read_that_fails_for_a_moment_loses_nothing() {
     }
     let sink = Sink::start().await;
     sink.script(|_| support::sink::Answer::status(503));
-    let relay =
-        Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &["max_backoff = \"300ms\""]).start().await;
+    // It reads ahead no more than ten records, so most of the log is read later.
+    let lines = ["max_backoff = \"300ms\"", "max_samples_per_send = 10"];
+    let relay = Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &lines).start().await;
     for number in 1..=100 {
         let answer = numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
         assert_eq!(answer.status(), 204);

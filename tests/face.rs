@@ -45,7 +45,7 @@ fn a_wrong_configuration_ends_with_2_and_one_line_that_names_the_place() {
         (format!("{target}colour = \"red\"\n"), "c.toml:4:1: unknown field `colour`"),
         (format!("[wal]\nmax_size = \"much\"\n{target}"), "c.toml:2:12: \"much\" is not a size"),
         (format!("[wal]\nmax_size = \"1MiB\"\n{target}"), "wal.max_size = \"1MiB\": must be at least \"8MiB\""),
-        (format!("{target}max_in_flight = 3\n"), "unknown field `max_in_flight`"),
+        (format!("{target}relabel = 3\n"), "unknown field `relabel`"),
         (String::new(), "there is no [[target]]"),
     ] {
         std::fs::write(&path, text).unwrap();
@@ -101,7 +101,18 @@ async fn the_status_has_the_shape_that_others_rely_on() {
     assert_eq!(keys(&status["wal"]["recovery"]), "scanned_segments seconds torn_bytes");
     assert_eq!(keys(&status["wal"]["segments"][0]), "bytes first id last");
     let target = &status["targets"][0];
-    assert_eq!(keys(target), "lag_seconds last_status name pending reason required samples settled since state url");
+    assert_eq!(
+        keys(target),
+        "arrival_samples_per_second catches_up_in_seconds drain_samples_per_second failures in_flight isolated_requests \
+         lag_seconds last_status max_in_flight_now name pending rate_limit_samples_per_second reason refused_by required \
+         samples settled since state url"
+    );
+    assert_eq!(keys(&target["refused_by"]), "partial poison resent status unsplit");
+    assert!(target["failures"].as_u64().unwrap() > 0 && target["max_in_flight_now"].as_u64().unwrap() > 0, "{target}");
+    assert_eq!(
+        [&target["rate_limit_samples_per_second"], &target["isolated_requests"], &target["refused_by"]["status"]],
+        [&serde_json::Value::Null, &0.into(), &0.into()]
+    );
     assert_eq!(keys(&target["pending"]), "bytes records samples");
     assert_eq!(keys(&target["samples"]), "accepted delivered dropped expired filtered lost pending refused");
     assert_eq!(target["url"], "http://127.0.0.1:9/api/v1/write", "without user info");
@@ -124,6 +135,65 @@ async fn the_page_shows_each_target_and_escapes_what_it_answered() {
     };
     let page = eventually("the page shows the answer", Duration::from_secs(20), shows).await;
     assert!(page.contains("central") && page.contains("backing off") && !page.contains("<script>"), "{page}");
+}
+
+#[tokio::test]
+async fn how_a_target_gets_on_is_in_the_status_the_metrics_and_the_readiness_from_the_start() {
+    let sink = Sink::start().await;
+    let relay = Config::new().wal("max_size = \"64MiB\"").target("a", &sink.url(), &[]).start().await;
+    let ready = async || {
+        let answer = client().get(relay.url("/-/ready")).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "whatever a target does");
+        answer.text().await.unwrap()
+    };
+    let value = async |metric: &str| {
+        let metrics = relay.metrics().await;
+        let line = format!("promrelay_target_{metric}{{target=\"a\"}} ");
+        let value = metrics.lines().find_map(|other| other.strip_prefix(&line));
+        value.unwrap_or_else(|| panic!("no {line} in\n{metrics}")).parse::<f64>().unwrap()
+    };
+    for (metric, expected) in [
+        ("in_flight_requests", 0.0),
+        ("isolated_requests", 0.0),
+        ("arrival_samples_per_second", 0.0),
+        ("drain_samples_per_second", 0.0),
+        ("catch_up_seconds", 0.0),
+        ("rate_limit_samples_per_second", f64::INFINITY),
+    ] {
+        assert_eq!(value(metric).await, expected, "{metric}");
+    }
+    assert!(value("window_requests").await >= 1.0);
+    for state in ["caught_up", "sending", "backing_off", "held", "suspect", "paused", "orphan"] {
+        let line = format!("promrelay_target_state{{target=\"a\",state=\"{state}\"}} ");
+        assert!(relay.metrics().await.contains(&line), "{line}");
+    }
+    let target = &relay.status().await["targets"][0];
+    assert_eq!(target["catches_up_in_seconds"], 0);
+    assert_eq!(ready().await, "promrelay is ready\n");
+
+    // While it takes nothing it never catches up.
+    sink.script(|_| support::sink::Answer::status(401).body("who\nare <you>?"));
+    numbered(Protocol::V1, "s", 1).send(&client(), &relay.write_url()).await.unwrap();
+    let is_named = async || ready().await.contains("a: held: 401 Unauthorized: who are <you>?\n").then_some(());
+    eventually("the target that is held is named", Duration::from_secs(20), is_named).await;
+    assert!(ready().await.starts_with("promrelay is ready\n"));
+    let never = async || (value("catch_up_seconds").await == f64::INFINITY).then_some(());
+    eventually("it never catches up", Duration::from_secs(20), never).await;
+    assert_eq!(relay.status().await["targets"][0]["catches_up_in_seconds"], serde_json::Value::Null);
+    let page = client().get(relay.url("/")).send().await.unwrap().text().await.unwrap();
+    assert!(page.contains("never at this rate") && page.contains("are &lt;you&gt;?"), "{page}");
+
+    // What comes in and what is taken are seen within some seconds.
+    sink.script(|_| support::sink::Answer::status(204));
+    relay.drained(Duration::from_secs(40)).await;
+    let both = async || {
+        let target = relay.status().await["targets"][0].clone();
+        let is_seen = |rate: &str| target[rate].as_f64().unwrap() > 0.0;
+        (is_seen("arrival_samples_per_second") && is_seen("drain_samples_per_second")).then_some(target)
+    };
+    let target = eventually("there are rates", Duration::from_secs(20), both).await;
+    assert_eq!(target["catches_up_in_seconds"], 0);
+    assert_eq!(ready().await, "promrelay is ready\n");
 }
 
 #[tokio::test]

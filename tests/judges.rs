@@ -11,6 +11,8 @@ use prost::Message;
 
 use support::request::{FIRST_TIMESTAMP, Post, Protocol, Request, noise, numbered, snappy, snappy_literal};
 use support::sink::{Answer, Counts, Sink};
+use support::strict::{Limit, Rules, Strict, Trouble};
+use support::upstreams::{Plan, Sent, Upstreams};
 use support::{client, ledger};
 
 const NUMBERED: &str = "numbered{series=\"a\"}";
@@ -143,4 +145,80 @@ async fn the_sink_answers_as_it_is_told_stops_and_starts_again() {
     assert_eq!(send(4).await.unwrap().status(), 200);
     let stored: Vec<f64> = sink.samples(NUMBERED).into_iter().map(|(_, value)| value).collect();
     assert_eq!((stored, sink.arrived(), sink.unused_answers()), (vec![1.0, 2.0, 4.0], 4, 0));
+}
+
+/// The status of a request with these samples of series `s` and of others, and how many samples the answer says were written.
+async fn to_strict(strict: &Strict, protocol: Protocol, samples: &[(&str, i64, f64)]) -> (u16, Option<String>) {
+    let add = |request: Request, (name, time, value): &(&str, i64, f64)| {
+        request.series(&[("__name__", *name)], &[(*time, *value)])
+    };
+    let post = samples.iter().fold(Request::new(), add).post(protocol);
+    let answer = post.send(&client(), &strict.url()).await.unwrap();
+    let written = answer.headers().get("x-prometheus-remote-write-samples-written");
+    (answer.status().as_u16(), written.map(|value| value.to_str().unwrap().to_owned()))
+}
+
+#[tokio::test]
+async fn a_strict_target_takes_of_a_1_0_request_all_or_nothing() {
+    let strict = Strict::start(1, Rules { cursed: vec!["bad".into()], ..Rules::default() }).await;
+    let one = async |samples: &[(&str, i64, f64)]| to_strict(&strict, Protocol::V1, samples).await.0;
+    assert_eq!(one(&[("s", 10, 1.0), ("s", 20, 2.0)]).await, 204);
+    assert_eq!(one(&[("s", 20, 2.0)]).await, 204, "the newest once more");
+    assert_eq!(one(&[("t", 10, 1.0), ("s", 20, 3.0)]).await, 400, "another value");
+    assert_eq!(one(&[("t", 10, 1.0), ("s", 10, 1.0)]).await, 400, "known, and older");
+    assert_eq!(one(&[("t", 10, 1.0), ("s", 30, 1.0), ("bad", 1, 1.0)]).await, 400, "cursed");
+    assert_eq!(one(&[]).await, 204, "an empty request");
+    strict.assert_in_order();
+    assert_eq!(strict.stored(), [("s".into(), vec![(10, 1.0), (20, 2.0)])].into());
+    let seen = strict.seen();
+    assert_eq!((seen.requests, seen.stored, seen.repeated, seen.refused_requests), (5, 2, 1, 3));
+}
+
+#[tokio::test]
+async fn a_strict_target_takes_what_is_good_of_a_2_0_request_and_counts_it() {
+    let strict = Strict::start(1, Rules { oldest: Some(5), ..Rules::default() }).await;
+    let two = async |samples: &[(&str, i64, f64)]| to_strict(&strict, Protocol::V2, samples).await;
+    assert_eq!(two(&[("s", 10, 1.0), ("t", 4, 1.0), ("t", 5, 1.0)]).await, (400, Some("2".into())));
+    assert_eq!(two(&[("s", 10, 1.0), ("t", 6, 1.0)]).await, (204, Some("2".into())));
+    assert_eq!(two(&[]).await, (204, Some("0".into())));
+    assert_eq!(strict.stored(), [("s".into(), vec![(10, 1.0)]), ("t".into(), vec![(5, 1.0), (6, 1.0)])].into());
+    assert_eq!((strict.sink.counts().samples, strict.sink.counts().repeated), (4, 1));
+}
+
+#[tokio::test]
+#[should_panic(expected = "out of order")]
+async fn a_strict_target_notices_a_sample_that_comes_behind_a_newer_one() {
+    let strict = Strict::start(1, Rules::default()).await;
+    assert_eq!(to_strict(&strict, Protocol::V1, &[("s", 20, 1.0)]).await.0, 204);
+    assert_eq!(to_strict(&strict, Protocol::V1, &[("s", 10, 1.0)]).await.0, 400);
+    strict.assert_in_order();
+}
+
+#[tokio::test]
+async fn a_strict_target_has_limits_and_troubles() {
+    let limit = Some(Limit { samples_per_second: 0.001, retry_after: Some("7") });
+    let strict = Strict::start(1, Rules { bytes_max: Some(100), limit, ..Rules::default() }).await;
+    assert_eq!(to_strict(&strict, Protocol::V1, &[("s", 1, 1.0)]).await.0, 429);
+    let noise = noise(&mut fastrand::Rng::new(), 200);
+    strict.change(|rules| rules.limit = None);
+    assert_eq!(to_strict(&strict, Protocol::V1, &[(&noise, 1, 1.0)]).await.0, 413);
+    strict.change(|rules| rules.troubles = vec![(1.0, Trouble::HangUpAfter)]);
+    let post = Request::new().series(&[("__name__", "s")], &[(1, 1.0)]).post(Protocol::V1);
+    assert!(post.send(&client(), &strict.url()).await.is_err());
+    assert_eq!(strict.stored(), [("s".into(), vec![(1, 1.0)])].into());
+    strict.heal();
+    assert_eq!(to_strict(&strict, Protocol::V1, &[("s", 1, 1.0)]).await.0, 204);
+    let seen = strict.seen();
+    assert_eq!((seen.stored, seen.repeated, seen.limited, seen.too_large), (1, 1, 1, 1));
+}
+
+#[tokio::test]
+async fn what_is_missing_at_a_target_is_named() {
+    let strict = Strict::start(1, Rules::default()).await;
+    let plan = Plan { upstreams: 2, series: 1, samples: 2, pause: Duration::ZERO, noise: 10 };
+    let sent = Upstreams::send_all(&strict.url(), &mut fastrand::Rng::with_seed(1), plan, 3).await;
+    assert_eq!((sent.samples(), sent.unanswered), (2 * 3 * 3, 0));
+    sent.assert_all_at(&strict);
+    let more = Sent { acknowledged: vec![3, 4], ..sent };
+    assert_eq!(more.missing(&strict), [("numbered{series=\"1-0\"}".to_owned(), vec![6, 7])].into());
 }

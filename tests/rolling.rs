@@ -26,7 +26,7 @@ use tokio::process::{Child, Command};
 use support::ledger;
 use support::relay::{Config, Relay};
 use support::request::{Protocol, Request, noise};
-use support::sink::Sink;
+use support::sink::{Received, Sink};
 use support::{client, eventually, strace_is_here};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -242,18 +242,20 @@ impl Loop {
         self.deaths().await;
     }
 
-    /// The numbers that came, a repetition of what was in flight at a death left out.
+    /// The numbers that came, in the order in which they came. A repetition of what was in flight at a death is left out: a whole request, as
+    /// it was cut before. (All requests share a series, so there is one in flight at most.)
     fn records(&self) -> Vec<u64> {
         let requests: Vec<_> = self.sink.requests().into_iter().filter(|request| request.is_stored).collect();
         let mut records: Vec<u64> = Vec::new();
-        let mut before = 0;
+        let mut before: Option<&Received> = None;
         for request in &requests {
-            let number = request.samples.iter().find(|sample| &*sample.series == SERIES).unwrap().value as u64;
-            let is_repeated = records.last() == Some(&number)
-                && self.deaths.iter().any(|death| (before + 1..=request.number).contains(death));
-            before = request.number;
+            let first = before.map_or(0, |before| before.number + 1);
+            let is_repeated = before.is_some_and(|before| before.body == request.body)
+                && self.deaths.iter().any(|death| (first..=request.number).contains(death));
+            before = Some(request);
             if !is_repeated {
-                records.push(number);
+                let numbered = request.samples.iter().filter(|sample| &*sample.series == SERIES);
+                records.extend(numbered.map(|sample| sample.value as u64));
             }
         }
         records

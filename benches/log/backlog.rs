@@ -7,9 +7,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use promrelay::savepoint::{Saved, Savepoint, Settled, Store};
+use promrelay::savepoint::{Outcomes, Saved, Savepoint, Store};
 use promrelay::wal::directory::Directory;
-use promrelay::wal::{Appender, Log, Opened, Options, Readable, SyncMode};
+use promrelay::wal::{Appender, Log, Mark, Opened, Options, Readable, SyncMode};
 use rustix::process::{Signal, getpid, kill_process};
 
 use crate::subject::{LOG, Syncs, random_body, record};
@@ -105,7 +105,8 @@ fn build(dir: &Path, bytes: u64) -> Result<(), Box<dyn Error>> {
 
 fn settled_up_to(end: Readable) -> Savepoint {
     let mut savepoint = Savepoint::default();
-    savepoint.settle(end.mark, end.place, Settled::Delivered { samples: end.mark.total, refused: 0 });
+    let settled = savepoint.settle(Mark::default(), end.mark, end.place, Outcomes::delivered(end.mark.total));
+    settled.expect("what is settled in order fits");
     savepoint
 }
 

@@ -18,12 +18,19 @@ pub const SERIES: usize = 2000;
 /// Of a series in the decompressed message, its tag and length included.
 pub const SERIES_LEN: usize = 311;
 
+/// The head of a request, but for its `Content-Length`.
+pub const HEAD: &str = "POST /api/v1/write HTTP/1.1\r\nHost: localhost\r\nUser-Agent: promrelay-bench\r\n\
+                        Content-Type: application/x-protobuf\r\nContent-Encoding: snappy\r\n\
+                        X-Prometheus-Remote-Write-Version: 0.1.0\r\n";
+
 /// Of one scrape: names x pods x devices = series.
 const PODS: usize = 20;
 const DEVICES: [&str; 4] = ["dm-0", "dm-1", "eth0", "eth1"];
 const NAMES: usize = SERIES / PODS / DEVICES.len();
+/// A sample ends its series: tag and length, tag and value, tag and time.
+pub const SAMPLE_LEN: usize = 2 + 9 + 1 + TIME_LEN;
 /// The varint of a time in milliseconds takes six bytes from 2004 until 2109, and the message ends with it.
-const TIME_LEN: usize = 6;
+pub const TIME_LEN: usize = 6;
 
 /// One set of series, ready to be sent.
 #[derive(Debug)]
@@ -37,12 +44,17 @@ pub struct Body {
 }
 
 impl Body {
-    /// The body of set `number`, behind `head`, which gets a `Content-Length`.
-    pub fn new(number: usize, head: &str) -> Body {
+    /// The body of set `number`.
+    pub fn new(number: usize) -> Body {
+        Body::of(scrape(number))
+    }
+
+    /// Of a message that consists of series of [`scrape`]s.
+    pub fn of(mut message: Vec<u8>) -> Body {
         let time = now_ms();
-        let message = message(number, time);
+        set_time(&mut message, time);
         let body = snap::raw::Encoder::new().compress_vec(&message).expect("a body is far smaller than 4 GiB");
-        let mut request = format!("{head}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut request = format!("{HEAD}Content-Length: {}\r\n\r\n", body.len()).into_bytes();
         let body_start = request.len();
         let patches = time_literals(&body).into_iter().map(|(at, byte)| (body_start + at, byte)).collect();
         request.extend_from_slice(&body);
@@ -50,21 +62,30 @@ impl Body {
         // The one proof that matters: after the patch it decompresses to the message of that time.
         made.advance();
         let decoded = snap::raw::Decoder::new().decompress_vec(made.compressed()).expect("only literals were changed");
-        assert!(
-            decoded == self::message(number, made.time),
-            "set {number}: the patch has changed more than timestamps"
-        );
+        set_time(&mut message, made.time);
+        assert!(decoded == message, "the patch has changed something else than timestamps");
         made
     }
 
     /// Sets the time to now, at least a millisecond after the last one, and returns the whole request.
     pub fn advance(&mut self) -> &[u8] {
-        self.time = now_ms().max(self.time + 1);
+        self.advance_to(now_ms().max(self.time + 1))
+    }
+
+    /// Sets the time, in milliseconds, and returns the whole request.
+    pub fn advance_to(&mut self, time: i64) -> &[u8] {
+        self.time = time;
         let bytes = time_bytes(self.time);
         for &(at, byte) in &self.patches {
             self.request[at] = bytes[byte];
         }
         &self.request
+    }
+
+    /// The time of its samples.
+    #[allow(dead_code, reason = "only some of the benchmarks look back")]
+    pub fn time(&self) -> i64 {
+        self.time
     }
 
     /// What follows the head.
@@ -73,7 +94,16 @@ impl Body {
     }
 }
 
-fn now_ms() -> i64 {
+/// Of all series of a message.
+fn set_time(message: &mut [u8], time: i64) {
+    let bytes = time_bytes(time);
+    for series in message.chunks_exact_mut(SERIES_LEN) {
+        series[SERIES_LEN - TIME_LEN..].copy_from_slice(&bytes);
+    }
+}
+
+/// By the clock.
+pub fn now_ms() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970");
     i64::try_from(now.as_millis()).expect("the clock is before the year 292,000,000")
 }
@@ -85,8 +115,8 @@ fn time_bytes(time: i64) -> [u8; TIME_LEN] {
     })
 }
 
-/// A `prometheus.WriteRequest`.
-fn message(set: usize, time: i64) -> Vec<u8> {
+/// A `prometheus.WriteRequest`: the series of a set, with a time that is still to be set.
+pub fn scrape(set: usize) -> Vec<u8> {
     let mut random = Random(set as u64 + 1);
     let node = format!("ip-10-{}-{}-{}", set / 250, set % 250, random.below(250));
     let pods: Vec<Pod> = (0..PODS).map(|_| Pod::new(&mut random)).collect();
@@ -97,7 +127,7 @@ fn message(set: usize, time: i64) -> Vec<u8> {
         let metric = format!("container_{subsystem}_{what}_{}_total", ["bytes", "seconds", "count"][name % 3]);
         for (pod, device) in pods.iter().flat_map(|pod| DEVICES.map(|device| (pod, device))) {
             let before = message.len();
-            series(&mut message, [&metric, device, &node], pod, random.value(), time);
+            series(&mut message, [&metric, device, &node], pod, random.value());
             assert_eq!(message.len() - before, SERIES_LEN, "all series have the same length");
         }
     }
@@ -130,10 +160,9 @@ impl Pod {
     }
 }
 
-fn series(message: &mut Vec<u8>, [metric, device, node]: [&str; 3], pod: &Pod, value: f64, time: i64) {
+fn series(message: &mut Vec<u8>, [metric, device, node]: [&str; 3], pod: &Pod, value: f64) {
     // Tag and two bytes of length; tag and length, tag and value, tag and time of the sample.
     const LABELS_LEN: usize = SERIES_LEN - 3 - SAMPLE_LEN;
-    const SAMPLE_LEN: usize = 2 + 9 + 1 + TIME_LEN;
     let mut labels = [
         ("__name__", metric),
         ("cluster", "prod-eu-1"),
@@ -163,7 +192,7 @@ fn series(message: &mut Vec<u8>, [metric, device, node]: [&str; 3], pod: &Pod, v
     message.push(1 << 3 | 1);
     message.extend_from_slice(&value.to_le_bytes());
     message.push(2 << 3);
-    message.extend_from_slice(&time_bytes(time));
+    message.extend_from_slice(&[0; TIME_LEN]);
 }
 
 fn tag_and_len(message: &mut Vec<u8>, field: u8, len: usize) {

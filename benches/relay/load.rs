@@ -49,12 +49,9 @@ impl Answers {
 impl Load {
     /// `sets` bodies, dealt out to `connections`.
     pub fn new(sets: usize, connections: usize) -> Load {
-        let head = "POST /api/v1/write HTTP/1.1\r\nHost: localhost\r\nUser-Agent: promrelay-bench\r\n\
-                    Content-Type: application/x-protobuf\r\nContent-Encoding: snappy\r\n\
-                    X-Prometheus-Remote-Write-Version: 0.1.0\r\n";
         let mut load = Load { connections: (0..connections).map(|_| Vec::new()).collect() };
         for set in 0..sets {
-            load.connections[set % connections].push(Body::new(set, head));
+            load.connections[set % connections].push(Body::new(set));
         }
         load
     }

@@ -76,6 +76,13 @@ impl Process {
         Ok(start.elapsed())
     }
 
+    /// SIGKILL, then waits for the end.
+    #[allow(dead_code, reason = "only some of the benchmarks kill")]
+    pub fn kill(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait().map(drop)
+    }
+
     fn last_words(&self) -> String {
         let said = fs::read_to_string(&self.log).unwrap_or_default();
         let lines: Vec<&str> = said.lines().collect();
@@ -86,8 +93,7 @@ impl Process {
 impl Drop for Process {
     /// SIGKILL, if it is still there.
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let _ = self.kill();
     }
 }
 

@@ -3,12 +3,14 @@
 //! Exit codes: 0 ok, 1 something went wrong at run time, 2 the configuration or the command line is wrong.
 
 mod check;
+mod dead_letter;
+mod live;
 mod run;
 mod target;
 mod wal;
 
 use std::error::Error;
-use std::io::Write;
+use std::io::{BufRead, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -33,7 +35,9 @@ struct Args {
 enum Command {
     /// Check the configuration and say what it means, without starting anything.
     Check,
-    /// List targets, move them, rename and forget them.
+    /// What targets refused for good: list it, show it, send it again, give it up.
+    DeadLetter(dead_letter::DeadLetter),
+    /// List targets, move and pause them, rename and forget them.
     Target(target::Target),
     /// Look at the log: list its segments, verify it, show its records. Nothing is changed.
     Wal(wal::Wal),
@@ -48,6 +52,7 @@ pub fn main() -> ExitCode {
     let Args { config: path, command } = Args::parse();
     match command {
         Some(Command::Check) => configured(&path, |config| check::check(&path, &config)),
+        Some(Command::DeadLetter(letter)) => configured(&path, |config| dead_letter::run(&config, &letter)),
         Some(Command::Target(target)) => configured(&path, |config| target::run(&config, &target)),
         Some(Command::Wal(wal)) => wal::run(&path, &wal),
         None => configured(&path, run::run),
@@ -73,6 +78,27 @@ fn install_crypto() {
 /// Says something on stderr. If nobody listens, that is no reason to panic.
 fn say(text: &str) {
     let _ = writeln!(std::io::stderr(), "promrelay: {text}");
+}
+
+/// Asks on the terminal; without one the answer is no.
+fn is_confirmed(what: &str) -> bool {
+    let mut stderr = std::io::stderr();
+    let _ = write!(stderr, "{what}. Go on? [y/N] ");
+    let _ = stderr.flush();
+    let mut answer = String::new();
+    let read = std::io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
+        return true;
+    }
+    if !std::io::stdin().is_terminal() {
+        let _ = writeln!(stderr, "\n(--yes goes on without asking)");
+    }
+    false
+}
+
+/// A line on stdout. If nobody reads it, it was done all the same.
+fn out(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// An error with its causes, on one line.

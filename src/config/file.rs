@@ -45,7 +45,7 @@ pub struct Server {
     /// Headers of requests that are stored and sent on, `["X-Scope-OrgID"]` for example. Default: none.
     #[serde(default)]
     pub forward_headers: Vec<Text>,
-    /// Whether whoever reaches `listen` may change things: seek and forget targets. Default: `false`.
+    /// Whether whoever reaches `listen` may change things: seek and forget targets, resend and drop what they refused. Default: `false`.
     #[serde(default)]
     pub admin: bool,
 }
@@ -81,6 +81,9 @@ pub struct Wal {
     /// `"never"`, `"auto"` (where a measurement at the start shows that it pays) or `"always"`. Default: `"never"`.
     #[serde(default)]
     pub prefill: Prefill,
+    /// Bytes for what targets refuse for good, until somebody has looked at it; they count within `max_size`. `"0B"`: it is only counted
+    /// and logged. Default: `"64MiB"`, or a sixteenth of `max_size` if that is less, which is also the maximum. Minimum: `"64KiB"`.
+    pub dead_letter_size: Option<Size>,
 }
 
 /// `[[target]]`
@@ -108,6 +111,37 @@ pub struct Target {
     pub start_from: Option<StartFrom>,
     /// Whether a full log waits for this target. What others are owed goes first. Default: `true`.
     pub required: Option<bool>,
+    /// The most requests at a time. Default: 8. From 1 to 30.
+    pub max_in_flight: Option<usize>,
+    /// The most samples of a request that is merged from several. Default: 20000. Minimum: 1.
+    pub max_samples_per_send: Option<u64>,
+    /// The most bytes of a request that is merged from several. Default: `"1MiB"`. Minimum: `"1KiB"`.
+    pub max_bytes_per_send: Option<Size>,
+    /// The most samples per second. Default: no limit. Minimum: 1.
+    pub max_samples_per_second: Option<u64>,
+    /// The most bytes per second. Default: no limit. Minimum: `"1KiB"`.
+    pub max_bytes_per_second: Option<Size>,
+    /// How long everything is refused before records are sent one by one. Default: `"5m"`.
+    pub suspect_after: Option<Span>,
+    /// How long something fails, while other requests are taken, before it is given up. Default: `"10m"`.
+    pub poison_after: Option<Span>,
+    /// Samples older than this are not sent any more, counted as expired. Default: no limit. Minimum: `"1s"`.
+    pub sample_age_limit: Option<Span>,
+    /// What a target that is behind is sent first: `"fifo"` the oldest, `"fresh_first"` what is new, with the backlog beside it. Default: `"fifo"`.
+    #[serde(default)]
+    pub order: Order,
+    /// With `order = "fresh_first"`: the backlog's part of the requests, 0 to 1. Default: 0.5.
+    pub backlog_share: Option<f64>,
+}
+
+/// `target.order`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the key says it")]
+pub enum Order {
+    #[default]
+    Fifo,
+    FreshFirst,
 }
 
 /// `wal.when_full`

@@ -17,7 +17,7 @@ use crate::savepoint::is_name;
 use crate::target::{Backoff, InvalidBackoff};
 use crate::wal::record::Meta;
 use crate::wal::{self, SyncMode};
-use crate::{receive, target, web};
+use crate::{dead_letter, receive, target, web};
 use value::{Size, Span, Text};
 
 const KIB: u64 = 1 << 10;
@@ -40,6 +40,8 @@ pub struct Config {
     pub wal: wal::Options,
     /// What is kept, and what a full log gives up.
     pub room: Room,
+    /// Bytes of the dead-letter ring; 0: there is none.
+    pub dead_letter_bytes: u64,
     /// Whether the listener takes requests that change things.
     pub admin: bool,
     /// At least one.
@@ -161,7 +163,9 @@ impl Checker<'_> {
     fn config(&self, file: file::File) -> Result<Config, ConfigError> {
         let file::File { server, wal, target } = file;
         let admin = server.admin;
+        let dead_letter_size = wal.dead_letter_size;
         let (wal_dir, wal, room) = self.wal(wal)?;
+        let dead_letter_bytes = self.dead_letter_bytes(dead_letter_size, wal.max_bytes)?;
         let (listen_text, listen) = self.listen(server.listen.as_ref())?;
         let receive = self.receive(&server, &wal)?;
         let connections_max = server.max_connections.unwrap_or(1024);
@@ -184,7 +188,7 @@ impl Checker<'_> {
             targets.push(target);
         }
         let server = web::server::Settings { connections_max, read_timeout };
-        Ok(Config { listen, listen_text, server, receive, wal_dir, wal, room, admin, targets })
+        Ok(Config { listen, listen_text, server, receive, wal_dir, wal, room, dead_letter_bytes, admin, targets })
     }
 
     fn listen(&self, listen: Option<&Text>) -> Result<(String, Vec<SocketAddr>), ConfigError> {
@@ -253,6 +257,19 @@ impl Checker<'_> {
         let room = Room { retain: self.span("wal.retain", wal.retain, 0, 0)?, when_full };
         let options = wal::Options { min_free, sync, recovery, prefill, ..wal::Options::new(segment_bytes, max_bytes) };
         Ok((PathBuf::from(dir), options, room))
+    }
+
+    fn dead_letter_bytes(&self, size: Option<Size>, max_bytes: u64) -> Result<u64, ConfigError> {
+        let (key, most) = ("wal.dead_letter_size", max_bytes / 16);
+        let bytes = size.map_or((64 * MIB).min(most), |size| size.0);
+        if bytes > most {
+            return self.bad(key, show(bytes), format!("must be at most a sixteenth of wal.max_size, {}", show(most)));
+        }
+        if bytes > 0 && bytes < dead_letter::BYTES_MIN {
+            let reason = format!("must be at least {}, or \"0B\" for none", show(dead_letter::BYTES_MIN));
+            return self.bad(key, show(bytes), reason);
+        }
+        Ok(bytes)
     }
 
     fn receive(&self, server: &file::Server, wal: &wal::Options) -> Result<receive::Settings, ConfigError> {
@@ -334,9 +351,52 @@ impl Checker<'_> {
                 return self.bad(key("min_backoff and max_backoff"), values, error.to_string());
             }
         };
+        let max_in_flight = target.max_in_flight.unwrap_or(8);
+        if !(1..=target::IN_FLIGHT_MAX).contains(&max_in_flight) {
+            let reason = format!("must be between 1 and {}", target::IN_FLIGHT_MAX);
+            return self.bad(key("max_in_flight"), max_in_flight, reason);
+        }
+        for (field, limit) in [
+            ("max_samples_per_send", target.max_samples_per_send),
+            ("max_samples_per_second", target.max_samples_per_second),
+        ] {
+            if limit == Some(0) {
+                return self.bad(key(field), 0, "must be at least 1");
+            }
+        }
+        let max_bytes_per_second = match target.max_bytes_per_second {
+            Some(size) => Some(self.size(&key("max_bytes_per_second"), Some(size), KIB, KIB)?),
+            None => None,
+        };
+        let sample_age_limit = match target.sample_age_limit {
+            Some(span) => Some(self.span(&key("sample_age_limit"), Some(span), 1000, 1000)?),
+            None => None,
+        };
+        let send_order = match (target.order, target.backlog_share) {
+            (file::Order::Fifo, None) => target::SendOrder::Fifo,
+            (file::Order::Fifo, Some(share)) => {
+                return self.bad(key("backlog_share"), share, "needs order = \"fresh_first\"");
+            }
+            (file::Order::FreshFirst, share) => {
+                let backlog_share = share.unwrap_or(0.5);
+                if !(0.0..=1.0).contains(&backlog_share) {
+                    return self.bad(key("backlog_share"), backlog_share, "must be between 0 and 1");
+                }
+                target::SendOrder::FreshFirst { backlog_share }
+            }
+        };
         Ok(target::Settings {
             name: name.clone(),
             url,
+            max_in_flight,
+            max_samples_per_send: target.max_samples_per_send.unwrap_or(20_000),
+            max_bytes_per_send: self.size(&key("max_bytes_per_send"), target.max_bytes_per_send, MIB, KIB)?,
+            max_samples_per_second: target.max_samples_per_second.map(|limit| limit as f64),
+            max_bytes_per_second: max_bytes_per_second.map(|limit| limit as f64),
+            suspect_after: self.span(&key("suspect_after"), target.suspect_after, 300_000, 1)?,
+            poison_after: self.span(&key("poison_after"), target.poison_after, 600_000, 1)?,
+            sample_age_limit,
+            send_order,
             remote_timeout: self.span(&key("remote_timeout"), target.remote_timeout, 30_000, 1)?,
             headers,
             backoff,
@@ -428,6 +488,7 @@ mod tests {
         assert_eq!(config.wal.sync, SyncMode::Always);
         assert_eq!((config.wal.max_bytes, config.wal.segment_bytes), (10 << 30, 128 << 20));
         assert_eq!((config.receive.body_bytes_max, config.receive.decoded_bytes_max), (32 << 20, 32 << 20));
+        assert_eq!(config.dead_letter_bytes, 64 << 20);
         assert_eq!(config.targets[0].remote_timeout, Duration::from_secs(30));
     }
 
@@ -442,6 +503,14 @@ mod tests {
     }
 
     #[test]
+    fn what_was_refused_gets_a_sixteenth_of_the_log_at_most_and_nothing_if_so_asked() {
+        let bytes = |lines: &str| parse(&format!("[wal]\n{lines}\n{TARGET}")).unwrap().dead_letter_bytes;
+        assert_eq!(bytes("max_size = \"8MiB\""), 512 << 10);
+        assert_eq!(bytes("dead_letter_size = \"0B\""), 0);
+        assert_eq!(bytes("dead_letter_size = \"128MiB\""), 128 << 20);
+    }
+
+    #[test]
     fn a_wrong_value_is_named_with_file_key_value_and_reason() {
         for (text, expected) in [
             (
@@ -450,6 +519,14 @@ mod tests {
             ),
             ("[wal]\nmax_size = \"1MiB\"\n", "config.toml: wal.max_size = \"1MiB\": must be at least \"8MiB\""),
             ("[wal]\nsegment_size = \"2GiB\"\n", "wal.segment_size = \"2GiB\": must be at most an eighth"),
+            (
+                "[wal]\nmax_size = \"8MiB\"\ndead_letter_size = \"1MiB\"\n",
+                "wal.dead_letter_size = \"1MiB\": must be at most a sixteenth of wal.max_size, \"512KiB\"",
+            ),
+            (
+                "[wal]\ndead_letter_size = \"1KiB\"\n",
+                "wal.dead_letter_size = \"1KiB\": must be at least \"64KiB\", or \"0B\"",
+            ),
             (
                 "[server]\nlisten = \"nowhere\"\n",
                 "config.toml: server.listen = \"nowhere\": must be an address and a port",
@@ -490,6 +567,13 @@ mod tests {
             (
                 "name = \"a\"\nurl = \"http://a\"\nmax_backoff = \"1ms\"",
                 "max_backoff must not be less than min_backoff",
+            ),
+            ("name = \"a\"\nurl = \"http://a\"\nmax_in_flight = 0", "max_in_flight = 0: must be between 1 and 30"),
+            ("name = \"a\"\nurl = \"http://a\"\nmax_samples_per_send = 0", "must be at least 1"),
+            ("name = \"a\"\nurl = \"http://a\"\nbacklog_share = 0.2", "needs order = \"fresh_first\""),
+            (
+                "name = \"a\"\nurl = \"http://a\"\norder = \"fresh_first\"\nbacklog_share = 1.5",
+                "backlog_share = 1.5: must be between 0 and 1",
             ),
             (
                 "name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }",

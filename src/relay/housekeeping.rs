@@ -1,4 +1,4 @@
-//! Once a second: savepoints are made durable, what all of them have passed is released, and a full log makes room.
+//! Once a second: it is looked at how targets get on, savepoints are made durable, what all of them have passed is released, and a full log makes room.
 //!
 //! Released is only what is settled by savepoints that are on disk: whatever happens in the next moment, no target needs it. Where there
 //! is no room for a segment ahead, something is given up at once, one segment at a time, while the segment at hand still takes records:
@@ -96,6 +96,7 @@ impl House {
         let room = if is_full { 0 } else { most.saturating_sub(held) };
         let left = self.forecast.look(now, held, room);
         state.set_full_in(left);
+        state.look_ahead(now);
     }
 
     /// The segments that are kept for `wal.retain`.
@@ -204,7 +205,36 @@ impl State {
             // Nobody has looked yet.
             None => settled >= self.log.readable().mark.position,
         };
-        let is_working = matches!(snapshot.phase, Phase::CaughtUp | Phase::Sending);
-        Holder { is_required: target.is_required, settled, keeps_up: is_in_active || (is_working && is_young) }
+        Holder { is_required: target.is_required, settled, keeps_up: keeps_up(snapshot.phase, is_in_active, is_young) }
+    }
+}
+
+/// Whether others may lose data because of this target, which takes it: what it is owed is in the active segment, or young.
+fn keeps_up(phase: Phase, is_in_active: bool, is_young: bool) -> bool {
+    match phase {
+        Phase::CaughtUp | Phase::Sending => is_in_active || is_young,
+        // They fail, and may go on in a moment.
+        Phase::BackingOff | Phase::Held => is_in_active,
+        // Nothing gets through until somebody does something, however little that is now.
+        Phase::Suspect | Phase::Paused | Phase::Orphan => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_takes_nothing_does_not_keep_up_however_little_it_is_owed() {
+        for phase in [Phase::Suspect, Phase::Paused, Phase::Orphan] {
+            assert!(!keeps_up(phase, true, true), "{phase:?}");
+        }
+        for phase in [Phase::BackingOff, Phase::Held] {
+            assert!(keeps_up(phase, true, false) && !keeps_up(phase, false, true), "{phase:?}");
+        }
+        for phase in [Phase::CaughtUp, Phase::Sending] {
+            assert!(keeps_up(phase, true, false) && keeps_up(phase, false, true), "{phase:?}");
+            assert!(!keeps_up(phase, false, false), "{phase:?}");
+        }
     }
 }

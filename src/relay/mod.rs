@@ -1,9 +1,11 @@
 //! The wiring: opens the log and the savepoints, starts targets and listener, keeps house once a second, ends everything in order.
 //!
 //! ```text
-//!  start   listen -> lock directory -> read savepoints -> recover log (new positions above all savepoints) -> targets -> serve
-//!  every second   sync savepoints that moved -> release segments that every target has settled; when full, give something up
-//!  on request     move or forget a target (`moves`)
+//!  start   listen -> lock directory -> read savepoints -> recover log (new positions above all savepoints) -> dead-letter ring
+//!          -> targets -> serve
+//!  every second   look how targets get on -> sync savepoints that moved -> release segments that every target has settled; when full,
+//!                 give something up
+//!  on request     move, forget or pause a target, or believe it (`moves`); show, resend or drop what targets refused (`dead_letters`)
 //!  end     take no more requests -> answer those that are durable, seal the log; beside it targets finish what is in flight
 //!          (1.5 s) -> sync savepoints
 //! ```
@@ -11,6 +13,7 @@
 //! Decided here is the order of things, where a target starts (`starting_point`), what a full log gives up first (`room`), what is
 //! kept although nobody needs it (`retained`), when a segment is closed early (`lull`), and when the log will be full (`forecast`).
 
+pub mod dead_letters;
 mod forecast;
 mod housekeeping;
 mod lull;
@@ -32,6 +35,7 @@ use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::config::Config;
+use crate::dead_letter::{self, Ring};
 use crate::metrics::{Registry, TargetMetrics, WalMetrics};
 use crate::receive::Receiver;
 use crate::savepoint::{Reason, Saved, Store};
@@ -42,7 +46,7 @@ use crate::wal::{self, Closer, Finding, Log, Mark, Observer, Opened, Recovery, R
 use crate::web;
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
-use state::{Parts, State, Watched};
+use state::{Ahead, Parts, State, Watched};
 
 /// How long requests to targets that are in flight may take once the end was asked for.
 pub const GRACE: Duration = Duration::from_millis(1500);
@@ -154,15 +158,29 @@ impl Relay {
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
         let names = store.known().count() + config.targets.len();
-        let options = wal::Options { overhead: OVERHEAD_BYTES + SAVEPOINT_BYTES * names as u64, ..config.wal };
+        // The log goes first: what is left of the disk must do for its next two segments.
+        let leave_free = config.wal.min_free.saturating_add(2 * config.wal.segment_bytes);
+        let ring = dead_letter::Options { bytes: config.dead_letter_bytes, leave_free };
+        let ring_bytes = Ring::reserved_bytes(&config.wal_dir, ring);
+        let overhead = OVERHEAD_BYTES + SAVEPOINT_BYTES * names as u64 + ring_bytes;
+        let options = wal::Options { overhead, ..config.wal };
         let opened = Log::open(directory, options, &store.floors(), observer)
             .map_err(|source| StartError::Log { path: dir.clone(), source })?;
         let Opened { log, appender, report, is_new, closer } = opened;
         log_report(&report, &log.findings().list, config.wal.sync);
+        let dead_letters = Arc::new(Ring::open(&config.wal_dir, ring));
 
         let log_state = LogState { start: log.start(), end: log.readable(), is_new };
         let recovery = config.wal.recovery;
-        let mut registrar = Registrar { dir, store, log: log.clone(), log_state, registry, recovery };
+        let mut registrar = Registrar {
+            dir,
+            store,
+            log: log.clone(),
+            log_state,
+            registry,
+            recovery,
+            dead_letters: dead_letters.clone(),
+        };
         let (stop_targets, stop) = watch::channel(None);
         let (tasks, watched) = match registrar.place(config.targets, &stop) {
             Ok(placed) => placed,
@@ -188,6 +206,7 @@ impl Relay {
             report,
             targets: watched,
             store: registrar.store,
+            dead_letters,
         }));
         let housekeeping = tokio::spawn(keep_house(state.clone()));
         let (stop_server, stop) = watch::channel(false);
@@ -241,14 +260,35 @@ fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Runs a target. If it panics, that is a mistake of ours: it must be seen, and must not take the other targets with it.
+/// Runs a target on a thread of its own: what it reads and computes keeps nobody else waiting. If it panics, that is a mistake of ours: it
+/// must be seen, and must not take the other targets with it.
 async fn supervise(target: Target, progress: Arc<Progress>) {
-    if let Err(error) = tokio::spawn(target.run()).await
-        && error.is_panic()
-    {
-        tracing::error!(target = progress.name(), %error, "internal error: the target has stopped; its data is kept, restart to go on");
-        progress.enter(Phase::Held, Some("internal error: restart promrelay to go on".into()), now_ms());
-    }
+    let (ended, end) = tokio::sync::oneshot::channel();
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let result = runtime.map(|runtime| {
+            let run = std::panic::AssertUnwindSafe(|| runtime.block_on(target.run()));
+            std::panic::catch_unwind(run)
+        });
+        let _ = ended.send(result);
+    };
+    let name = format!("target {}", progress.name());
+    let error = match std::thread::Builder::new().name(name).spawn(run) {
+        Ok(_) => match end.await {
+            Ok(Ok(Ok(()))) => return,
+            Ok(Ok(Err(panic))) => panic_text(&*panic),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "its thread is gone".to_owned(),
+        },
+        Err(error) => error.to_string(),
+    };
+    tracing::error!(target = progress.name(), %error, "internal error: the target has stopped; its data is kept, restart to go on");
+    progress.enter(Phase::Held, Some("internal error: restart promrelay to go on".into()), now_ms());
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
 
 /// On disk beside segments: the lock, the list of names, directories.
@@ -296,6 +336,7 @@ struct Registrar {
     log_state: LogState,
     registry: Registry,
     recovery: Recovery,
+    dead_letters: Arc<Ring>,
 }
 
 impl Registrar {
@@ -312,18 +353,27 @@ impl Registrar {
             let name = settings.name.clone();
             let (url, is_required) = (settings.shown_url(), settings.required);
             let (progress, metrics) = self.watch(&name, url, settings.start_from, Phase::CaughtUp)?;
-            let task = Target::new(settings, progress.clone(), metrics.clone(), &log, stop.clone())
-                .map_err(|source| StartError::Client { name, source })?;
-            watched.push(Watched { progress, metrics, orders: Some(task.orders()), is_required });
+            let task =
+                Target::new(settings, progress.clone(), metrics.clone(), self.dead_letters.clone(), &log, stop.clone())
+                    .map_err(|source| StartError::Client { name, source })?;
+            watched.push(Watched {
+                progress,
+                metrics,
+                orders: Some(task.orders()),
+                is_required,
+                ahead: Ahead::default(),
+            });
             tasks.push(task);
         }
         let is_configured = |name: &str| watched.iter().any(|target| target.progress.name() == name);
         let orphans: Vec<_> = self.store.known().filter(|name| !is_configured(name)).map(str::to_owned).collect();
         for name in orphans {
             let (progress, metrics) = self.watch(&name, String::new(), None, Phase::Orphan)?;
-            let target = Watched { progress, metrics, orders: None::<Orders>, is_required: false };
+            let target =
+                Watched { progress, metrics, orders: None::<Orders>, is_required: false, ahead: Ahead::default() };
             moves::owe_first(&log, &target);
-            let samples = log.samples_between(target.progress.snapshot().savepoint.settled, self.log_state.end.mark);
+            let savepoint = target.progress.snapshot().savepoint;
+            let samples = savepoint.pending(log.samples_between(savepoint.settled, self.log_state.end.mark));
             tracing::warn!(
                 target = name,
                 samples,
@@ -349,10 +399,15 @@ impl Registrar {
             let what = if why == Why::Damaged { "lost" } else { "of another log" };
             return Err(StartError::StrictSavepoint { name: name.to_owned(), what });
         }
-        saved.savepoint.settled = self.as_the_log_counts(name, &saved);
+        if let Some(here) = self.as_the_log_counts(name, &saved) {
+            // What it says of records behind is of another past, too.
+            let next = saved.savepoint.next;
+            saved.savepoint.replay(here, next);
+            saved.generation += 1;
+        }
         let after = saved.savepoint.settled.position.0;
         match why {
-            Why::Resumed => {}
+            Why::Resumed(_) => {}
             Why::New => tracing::info!(target = name, after, "a new target"),
             Why::Damaged => tracing::error!(
                 target = name,
@@ -365,19 +420,18 @@ impl Registrar {
                 "the savepoint is of another log: the target gets everything that is in this one"
             ),
         }
-        let file = self.store.open_file(name, self.log.id(), saved).map_err(|source| StartError::Savepoint {
-            name: name.to_owned(),
-            path: self.dir.clone(),
-            source,
-        })?;
+        let file = self
+            .store
+            .open_file(name, self.log.id(), saved.clone())
+            .map_err(|source| StartError::Savepoint { name: name.to_owned(), path: self.dir.clone(), source })?;
         let metrics = self.registry.target(name, &Phase::ALL.map(Phase::as_str), &Reason::ALL.map(Reason::as_str));
         let progress = Progress::new(name.to_owned(), url, file, saved, phase, now_ms());
         Ok((Arc::new(progress), Arc::new(metrics)))
     }
 
     /// A savepoint of this log whose total is not the log's at that position has seen another past of it, one that a backup brought back
-    /// to be.
-    fn as_the_log_counts(&self, name: &str, saved: &Saved) -> Mark {
+    /// to be. Then: where it is in this one.
+    fn as_the_log_counts(&self, name: &str, saved: &Saved) -> Option<Mark> {
         let settled = saved.savepoint.settled;
         match self.log.mark_at(saved.savepoint.next) {
             Some(here) if here.position == settled.position && here.total != settled.total => {
@@ -385,9 +439,9 @@ impl Registrar {
                     target = name,
                     "the savepoint does not fit the log: was one of them restored from a backup?"
                 );
-                here
+                Some(here)
             }
-            _ => settled,
+            _ => None,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Moving a target's savepoint on somebody's request: seek and forget, on a relay that runs.
+//! What somebody asks of a target: to be moved or forgotten, to pause, to be believed; on a relay that runs.
 //!
 //! A move and a release exclude each other: what is moved to cannot be deleted meanwhile. A target that runs is told and obeys
 //! (see `target::Orders`); of one that does not (an orphan, or one that was stopped by an internal error), the savepoint is moved here.
@@ -9,9 +9,12 @@ use std::sync::Arc;
 use super::state::{State, Watched};
 use crate::clock::now_ms;
 use crate::clock::point::{Point, parse_point};
-use crate::target::{Destination, Moved, Order};
+use crate::dead_letter::{Listing, Shown};
+use crate::savepoint::Savepoint;
+use crate::target::{Destination, Moved, Order, Phase};
 use crate::wal::{Log, Mark, Place, Position, Step};
-use crate::web::admin::{Admin, Answer, Plan, Refusal};
+use crate::web::admin::{Admin, Answer, Believed, Paused, Plan, Refusal};
+use crate::web::dead_letters::{Dropped, Resent, Which};
 
 /// The place in a log that somebody means. Reads headers of one segment.
 #[must_use]
@@ -26,13 +29,14 @@ pub fn destination(log: &Log, to: Point) -> Destination {
     Destination { mark, place }
 }
 
-/// What a seek from one mark to another means.
+/// What a seek of a target that is here means.
 #[must_use]
-pub fn plan(log: &Log, name: &str, from: Mark, to: Mark) -> Plan {
+pub fn plan(log: &Log, name: &str, savepoint: &Savepoint, to: Mark) -> Plan {
+    let (from, mut after) = (savepoint.settled, savepoint.clone());
     let (replayed, skipped) = if to.position < from.position {
-        (log.samples_between(to, from), 0)
+        (log.samples_between(to, from) + after.replay(to, Place::default()), 0)
     } else {
-        (0, log.samples_between(from, to))
+        (0, after.skip(to, Place::default(), log.samples_between(from, to)))
     };
     Plan {
         target: name.to_owned(),
@@ -72,7 +76,7 @@ impl State {
         }
         let (log, target) = (self.log.clone(), target.clone());
         let trip = tokio::task::spawn_blocking(move || {
-            let moved = target.progress.obey(&log, order);
+            let moved = target.progress.obey(&log, order, Vec::new());
             owe_first(&log, &target);
             moved
         });
@@ -94,7 +98,7 @@ impl State {
         let _alone = self.moves.lock().await;
         let target = self.find(name)?;
         let to = self.destination(to).await?;
-        let mut plan = plan(&self.log, name, target.progress.snapshot().savepoint.settled, to.mark);
+        let mut plan = plan(&self.log, name, &target.progress.snapshot().savepoint, to.mark);
         let moved = self.order(&target, Order::Seek(to)).await;
         let Moved { dropped, replayed } = moved.map_err(|error| Refusal::Failed(error.to_string()))?;
         // What was settled since the plan was made is not counted twice.
@@ -107,7 +111,7 @@ impl State {
         let _alone = self.moves.lock().await;
         let target = self.find(name)?;
         let end = self.log.readable().mark;
-        let plan = plan(&self.log, name, target.progress.snapshot().savepoint.settled, end);
+        let plan = plan(&self.log, name, &target.progress.snapshot().savepoint, end);
         // Before its task ends: if this fails, it goes on.
         let forgotten = self.store.lock().expect("no holder of this lock panics").forget(name);
         forgotten.map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -120,10 +124,61 @@ impl State {
         tracing::warn!(target = name, samples = plan.skipped_samples, "the target was forgotten by request");
         Ok(plan)
     }
+
+    /// One that is in the configuration: to others nothing is sent, whatever they are told.
+    fn find_configured(&self, name: &str) -> Result<Arc<Watched>, Refusal> {
+        let target = self.find(name)?;
+        if target.orders.is_none() {
+            return Err(Refusal::Senseless(orphan_text(name)));
+        }
+        Ok(target)
+    }
+
+    async fn pause_now(&self, name: &str, is_paused: bool) -> Result<Paused, Refusal> {
+        let _alone = self.moves.lock().await;
+        let target = self.find_configured(name)?;
+        let was_paused = target.progress.snapshot().savepoint.is_paused;
+        let told = self.order(&target, Order::Pause(is_paused)).await;
+        told.map_err(|error| Refusal::Failed(error.to_string()))?;
+        match (was_paused, is_paused) {
+            (false, true) => tracing::warn!(target = name, "the target was paused by request; its data is kept"),
+            (true, false) => tracing::info!(target = name, "the target goes on by request"),
+            _ => {}
+        }
+        Ok(Paused { target: name.to_owned(), paused: is_paused })
+    }
+
+    async fn accept_refusals_now(&self, name: &str) -> Result<Believed, Refusal> {
+        let _alone = self.moves.lock().await;
+        let target = self.find_configured(name)?;
+        if target.progress.snapshot().phase != Phase::Suspect {
+            return Err(Refusal::Senseless(format!("{name} is not suspect: what it refuses is believed already")));
+        }
+        // (Its own: where its task has ended there is nobody to believe it.)
+        let told = match &target.orders {
+            Some(orders) => orders.give(Order::AcceptRefusals).await,
+            None => None,
+        };
+        match told {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(Refusal::Failed(error.to_string())),
+            None => return Err(Refusal::Failed(format!("{name} has stopped: restart promrelay to go on"))),
+        }
+        tracing::warn!(target = name, "what the target refuses is believed by request, until it accepts something");
+        Ok(Believed { target: name.to_owned(), accepts_refusals: true })
+    }
+}
+
+/// Why an orphan is not paused, nor told to go on.
+#[must_use]
+pub fn orphan_text(name: &str) -> String {
+    format!("{name} is an orphan: it is not in the configuration, and nothing is sent to it anyway")
 }
 
 /// Goes on to its end, also when whoever asked for it has gone.
-fn to_the_end(work: impl Future<Output = Result<Plan, Refusal>> + Send + 'static) -> Answer<Plan> {
+pub(super) fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) -> Answer<T> {
     let task = tokio::spawn(work);
     Box::pin(async move { task.await.unwrap_or_else(|error| Err(Refusal::Failed(error.to_string()))) })
 }
@@ -133,7 +188,7 @@ impl Admin for State {
         Box::pin(async move {
             let target = self.find(&name)?;
             let to = self.destination(&to).await?;
-            Ok(plan(&self.log, &name, target.progress.snapshot().savepoint.settled, to.mark))
+            Ok(plan(&self.log, &name, &target.progress.snapshot().savepoint, to.mark))
         })
     }
 
@@ -143,5 +198,29 @@ impl Admin for State {
 
     fn forget(self: Arc<Self>, name: String) -> Answer<Plan> {
         to_the_end(async move { self.forget_now(&name).await })
+    }
+
+    fn pause(self: Arc<Self>, name: String, is_paused: bool) -> Answer<Paused> {
+        to_the_end(async move { self.pause_now(&name, is_paused).await })
+    }
+
+    fn accept_refusals(self: Arc<Self>, name: String) -> Answer<Believed> {
+        to_the_end(async move { self.accept_refusals_now(&name).await })
+    }
+
+    fn dead_letter_list(self: Arc<Self>, target: Option<String>) -> Answer<Listing> {
+        Box::pin(async move { self.list_refused(target).await })
+    }
+
+    fn dead_letter_show(self: Arc<Self>, id: u64, with_body: bool) -> Answer<Shown> {
+        Box::pin(async move { self.show_refused(id, with_body).await })
+    }
+
+    fn dead_letter_drop(self: Arc<Self>, which: Which) -> Answer<Dropped> {
+        to_the_end(async move { self.drop_refused(which).await })
+    }
+
+    fn dead_letter_resend(self: Arc<Self>, which: Which) -> Answer<Vec<Resent>> {
+        to_the_end(async move { self.resend_refused(which).await })
     }
 }

@@ -8,9 +8,9 @@
 //! | it had a savepoint, nothing valid is left of it | with the oldest record, never with "now"; its ledger begins anew |
 //! | nothing | as `start_from` says; by default with what comes from now on, if the log holds data |
 
-use crate::savepoint::{Found, Saved, Savepoint};
+use crate::savepoint::{Cuts, Ended, Found, Saved, Savepoint};
 use crate::target::StartFrom;
-use crate::wal::{Mark, Place, Readable};
+use crate::wal::{Mark, Place, Position, Readable};
 
 /// What the log looks like at the start.
 #[derive(Clone, Copy, Debug)]
@@ -27,7 +27,7 @@ pub struct LogState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
     /// It goes on.
-    Resumed,
+    Resumed(Ended),
     /// The name is new.
     New,
     /// Its savepoint is lost.
@@ -42,10 +42,20 @@ pub fn starting_point(found: Found, log: LogState, start_from: Option<StartFrom>
     let oldest = Savepoint { settled: log.start, next: Place::default(), ..Savepoint::default() };
     let now = Savepoint { settled: log.end.mark, next: log.end.place, ..Savepoint::default() };
     match found {
-        Found::Valid(saved) => (saved, Why::Resumed),
-        Found::Foreign(saved) if log.is_new => (saved, Why::Resumed),
+        Found::Valid(mut saved, ended) => {
+            // What has come since was not there to be sent.
+            saved.savepoint.doubtful = saved.savepoint.doubtful.min(log.end.mark.position);
+            (saved, Why::Resumed(ended))
+        }
+        Found::Foreign(Saved { generation, epoch, savepoint }) if log.is_new => {
+            // What was sent is not in this log.
+            let (cuts, nothing) = (Cuts::default(), Position(0));
+            let savepoint = Savepoint { cuts, reservation: nothing, doubtful: nothing, ..savepoint };
+            (Saved { generation: generation + 1, epoch, savepoint }, Why::Resumed(Ended::Clean))
+        }
         Found::Foreign(saved) => {
-            let savepoint = Savepoint { ledger: saved.savepoint.ledger, ..oldest };
+            let Savepoint { ledger, is_paused, learned, .. } = saved.savepoint;
+            let savepoint = Savepoint { ledger, is_paused, learned, ..oldest };
             // Above what the file holds, or the old pages would count.
             (Saved { generation: saved.generation + 1, epoch: saved.epoch + 1, savepoint }, Why::Foreign)
         }
@@ -66,8 +76,8 @@ pub fn starting_point(found: Found, log: LogState, start_from: Option<StartFrom>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::savepoint::Settled;
-    use crate::wal::{Position, SegmentId};
+    use crate::savepoint::{Cut, Outcomes};
+    use crate::wal::SegmentId;
 
     fn mark(position: u64) -> Mark {
         Mark { position: Position(position), total: 10 * position }
@@ -80,22 +90,35 @@ mod tests {
 
     fn saved(position: u64) -> Saved {
         let mut savepoint = Savepoint::default();
-        let delivered = Settled::Delivered { samples: 10 * position, refused: 0 };
-        savepoint.settle(mark(position), Place { segment: SegmentId(1), offset: 64 }, delivered);
+        let (next, delivered) = (Place { segment: SegmentId(1), offset: 64 }, Outcomes::delivered(10 * position));
+        savepoint.settle(Mark::default(), mark(position), next, delivered).unwrap();
         Saved { generation: 7, epoch: 2, savepoint }
     }
 
     #[test]
     fn a_savepoint_of_this_log_is_where_it_goes_on_whatever_start_from_says() {
         for start_from in [None, Some(StartFrom::Oldest), Some(StartFrom::Now)] {
-            assert_eq!(starting_point(Found::Valid(saved(7)), log(), start_from), (saved(7), Why::Resumed));
+            for ended in [Ended::Clean, Ended::Killed, Ended::PowerCut] {
+                let found = Found::Valid(saved(7), ended);
+                assert_eq!(starting_point(found, log(), start_from), (saved(7), Why::Resumed(ended)));
+            }
         }
     }
 
     #[test]
     fn a_savepoint_whose_log_was_taken_away_goes_on_in_the_new_one() {
         let log = LogState { is_new: true, ..log() };
-        assert_eq!(starting_point(Found::Foreign(saved(7)), log, None), (saved(7), Why::Resumed));
+        let mut sending = saved(7);
+        sending.savepoint.settle(mark(8), mark(9), Place::default(), Outcomes::delivered(10)).unwrap();
+        let mut expected = Saved { generation: 8, ..sending.clone() };
+        let first = Position(10);
+        sending.savepoint.start(Cut { first, last: first, is_possibly_delivered: true }).unwrap();
+        (sending.savepoint.reservation, sending.savepoint.doubtful) = (Position(50), Position(40));
+        sending.savepoint.is_paused = true;
+        expected.savepoint.is_paused = true;
+        // What is settled is settled: a gap there is counted without it. What was in flight is not in this log.
+        let resumed = (expected, Why::Resumed(Ended::Clean));
+        assert_eq!(starting_point(Found::Foreign(sending), log, None), resumed);
     }
 
     #[test]

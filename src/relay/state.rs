@@ -5,14 +5,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::clock::{now_ms, rfc3339};
 use crate::config::Room;
-use crate::metrics::{Registry, TargetMetrics, WalMetrics};
+use crate::dead_letter::{Ring, Stats};
+use crate::metrics::{DeadLetterMetrics, Registry, TargetMetrics, WalMetrics};
 use crate::receive::Receiver;
-use crate::savepoint::{Savepoint, Store};
-use crate::target::{Orders, Progress, Snapshot};
+use crate::savepoint::{Reason, Savepoint, Store};
+use crate::target::{CatchUp, Details, Orders, Outlook, Phase, Progress, Snapshot};
 use crate::wal::{Finding, Health, Limit, Log, Mark, Report};
 use crate::web::{self, status};
 
@@ -29,6 +30,11 @@ pub(super) struct State {
     /// Those of the configuration, in its order; then orphans.
     targets: RwLock<Vec<Arc<Watched>>>,
     pub store: Mutex<Store>,
+    /// What targets refused for good.
+    pub dead_letters: Arc<Ring>,
+    dead_letter_metrics: DeadLetterMetrics,
+    /// Held by whoever sends entries of it again.
+    pub resends: tokio::sync::Mutex<()>,
     /// Held by whoever moves savepoints otherwise than by settling, or releases what they have passed.
     pub moves: tokio::sync::Mutex<()>,
     /// See [`State::set_full_in`].
@@ -46,6 +52,37 @@ pub(super) struct Watched {
     /// To its task; an orphan has none.
     pub orders: Option<Orders>,
     pub is_required: bool,
+    pub ahead: Ahead,
+}
+
+/// When a target catches up, as it looked a second ago.
+#[derive(Debug, Default)]
+pub(super) struct Ahead(Mutex<(CatchUp, Outlook)>);
+
+impl Ahead {
+    /// Looks again, once a second; `end` is that of the log. What comes in is what the log takes, and what is settled is what was sent, or is too
+    /// old to be: a seek, a full disk or damage move a target on or back at once, which says nothing about the next minute.
+    pub(super) fn look(&self, now: Instant, savepoint: &Savepoint, end: Mark, pending: u64) {
+        let ledger = &savepoint.ledger;
+        let settled = ledger.delivered + ledger.refused + ledger.filtered + ledger.expired;
+        let (catch_up, outlook) = &mut *self.0.lock().expect("no holder of this lock panics");
+        *outlook = catch_up.look(now, settled, end.total, pending);
+    }
+
+    /// What that says of a target to which so many samples are owed now.
+    fn outlook(&self, phase: Phase, pending: u64) -> Outlook {
+        let outlook = self.0.lock().expect("no holder of this lock panics").1;
+        let catches_up_in = match outlook.catches_up_in {
+            _ if pending == 0 => Some(Duration::ZERO),
+            // Nothing is sent, whatever was in the last minute.
+            _ if matches!(phase, Phase::Paused | Phase::Orphan) => None,
+            // It came since, and is not taken.
+            Some(Duration::ZERO) if matches!(phase, Phase::BackingOff | Phase::Held | Phase::Suspect) => None,
+            Some(left) => Some(left.max(Duration::from_secs(1))),
+            None => None,
+        };
+        Outlook { catches_up_in, ..outlook }
+    }
 }
 
 /// What a state is made of.
@@ -58,11 +95,13 @@ pub(super) struct Parts {
     pub report: Report,
     pub targets: Vec<Watched>,
     pub store: Store,
+    pub dead_letters: Arc<Ring>,
 }
 
 impl State {
     pub(super) fn new(parts: Parts) -> State {
-        let Parts { log, receiver, registry, wal_metrics, room, report, targets, store } = parts;
+        let Parts { log, receiver, registry, wal_metrics, room, report, targets, store, dead_letters } = parts;
+        let dead_letter_metrics = registry.dead_letter();
         State {
             log,
             receiver,
@@ -72,6 +111,9 @@ impl State {
             report,
             targets: RwLock::new(targets.into_iter().map(Arc::new).collect()),
             store: Mutex::new(store),
+            dead_letters,
+            dead_letter_metrics,
+            resends: tokio::sync::Mutex::default(),
             moves: tokio::sync::Mutex::default(),
             full_in: Mutex::default(),
             is_stopping: AtomicBool::new(false),
@@ -102,6 +144,15 @@ impl State {
         *self.full_in.lock().expect("no holder of this lock panics")
     }
 
+    /// How all targets get on.
+    pub(super) fn look_ahead(&self, now: Instant) {
+        let (snapshots, end) = self.snapshot();
+        for (target, Snapshot { savepoint, .. }) in snapshots {
+            let pending = savepoint.pending(self.log.samples_between(savepoint.settled, end));
+            target.ahead.look(now, &savepoint, end, pending);
+        }
+    }
+
     /// All targets, and then the end of the log: no target can be ahead of it.
     fn snapshot(&self) -> (Vec<(Arc<Watched>, Snapshot)>, Mark) {
         let targets = self.targets().into_iter().map(|target| {
@@ -120,9 +171,9 @@ struct Owed {
 }
 
 fn owed(log: &Log, snapshot: &Snapshot, end: Mark, now_ms: i64) -> Owed {
-    let Savepoint { settled, next, ledger } = snapshot.savepoint;
-    let pending = log.samples_between(settled, end);
-    let records = end.position.0.saturating_sub(settled.position.0);
+    let Savepoint { settled, next, ledger, .. } = &snapshot.savepoint;
+    let pending = snapshot.savepoint.pending(log.samples_between(*settled, end));
+    let records = snapshot.savepoint.pending_records(end.position);
     let lag_seconds = match snapshot.oldest_pending_ms {
         Some(received_ms) if records > 0 => ((now_ms - received_ms).max(0) as f64) / 1000.0,
         _ => 0.0,
@@ -141,10 +192,22 @@ fn owed(log: &Log, snapshot: &Snapshot, end: Mark, now_ms: i64) -> Owed {
         pending: status::Pending {
             records,
             samples: pending,
-            bytes: if records > 0 { log.bytes_from(next) } else { 0 },
+            bytes: if records > 0 { log.bytes_from(*next) } else { 0 },
         },
         lag_seconds,
     }
+}
+
+/// What people should look after, on one line each.
+fn troubles<'a>(snapshots: impl Iterator<Item = (&'a str, &'a Snapshot)>) -> Vec<String> {
+    let is_trouble = |phase| matches!(phase, Phase::BackingOff | Phase::Held | Phase::Suspect);
+    let line = |(name, snapshot): (&str, &Snapshot)| {
+        let state = snapshot.phase.as_str();
+        // What a target answers may be of many lines.
+        let reason = snapshot.reason.as_deref().unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+        if reason.is_empty() { format!("{name}: {state}") } else { format!("{name}: {state}: {reason}") }
+    };
+    snapshots.filter(|(_, snapshot)| is_trouble(snapshot.phase)).map(line).collect()
 }
 
 fn shown(finding: &Finding) -> status::Finding {
@@ -186,12 +249,20 @@ impl web::Source for State {
         }
     }
 
+    fn troubles(&self) -> Vec<String> {
+        let (snapshots, _) = self.snapshot();
+        troubles(snapshots.iter().map(|(target, snapshot)| (target.progress.name(), snapshot)))
+    }
+
     fn status(&self) -> status::Status {
         let (snapshots, end) = self.snapshot();
         let now_ms = now_ms();
         let findings = self.log.findings();
         let target = |target: &Watched, snapshot: &Snapshot| {
             let owed = owed(&self.log, snapshot, end, now_ms);
+            let Outlook { drain, arrival, catches_up_in } = target.ahead.outlook(snapshot.phase, owed.pending.samples);
+            let refused = snapshot.savepoint.ledger.refused_by;
+            let details = &snapshot.details;
             status::Target {
                 name: target.progress.name().to_owned(),
                 url: target.progress.url().to_owned(),
@@ -203,7 +274,17 @@ impl web::Source for State {
                 settled: snapshot.savepoint.settled.position.0,
                 lag_seconds: owed.lag_seconds,
                 pending: owed.pending,
+                arrival_samples_per_second: arrival,
+                drain_samples_per_second: drain,
+                // A part of a second is not nothing.
+                catches_up_in_seconds: catches_up_in.map(|left| left.as_secs_f64().ceil() as u64),
+                in_flight: details.in_flight,
+                max_in_flight_now: details.window,
+                failures: details.failures,
+                rate_limit_samples_per_second: details.rate_limit,
+                isolated_requests: details.isolated,
                 samples: owed.samples,
+                refused_by: Reason::ALL.map(Reason::as_str).into_iter().zip(refused).collect(),
             }
         };
         status::Status {
@@ -256,6 +337,15 @@ impl web::Source for State {
             target.metrics.pending_samples.set(pending.samples as f64);
             target.metrics.pending_bytes.set(pending.bytes as f64);
             target.metrics.lag_seconds.set(lag_seconds);
+            let Outlook { drain, arrival, catches_up_in } = target.ahead.outlook(snapshot.phase, pending.samples);
+            target.metrics.arrival.set(arrival);
+            target.metrics.drain.set(drain);
+            target.metrics.catch_up_seconds.set(catches_up_in.map_or(f64::INFINITY, |left| left.as_secs_f64()));
+            let Details { in_flight, window, rate_limit, isolated, .. } = snapshot.details;
+            target.metrics.in_flight.set(in_flight as f64);
+            target.metrics.window.set(window as f64);
+            target.metrics.isolated.set(isolated as f64);
+            target.metrics.rate_limit.set(rate_limit.unwrap_or(f64::INFINITY));
         }
         self.wal_metrics.bytes.set(self.log.disk_bytes() as f64);
         self.wal_metrics.max_bytes.set(self.log.max_bytes() as f64);
@@ -267,6 +357,78 @@ impl web::Source for State {
         self.wal_metrics.recovery_seconds.set(self.report.took.as_secs_f64());
         self.wal_metrics.full_in_seconds.set(self.full_in().map_or(f64::INFINITY, |left| left.as_secs_f64()));
         self.wal_metrics.in_flight_bytes.set(self.receiver.in_flight_bytes() as f64);
+        let Stats { entries, bytes, overwritten } = self.dead_letters.stats();
+        self.dead_letter_metrics.now(entries, bytes, overwritten);
         self.registry.render()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Details;
+    use crate::wal::Position;
+
+    fn end(total: u64) -> Mark {
+        Mark { position: Position(total), total }
+    }
+
+    fn savepoint(delivered: u64, dropped: u64) -> Savepoint {
+        let mut savepoint = Savepoint::default();
+        (savepoint.ledger.delivered, savepoint.ledger.dropped) = (delivered, dropped);
+        savepoint
+    }
+
+    fn seconds(outlook: Outlook) -> Option<u64> {
+        outlook.catches_up_in.map(|left| left.as_secs())
+    }
+
+    #[test]
+    fn a_backlog_that_is_given_up_is_not_taken_for_one_that_drains() {
+        let (start, ahead) = (Instant::now(), Ahead::default());
+        for n in 0..=60 {
+            // A million go at once; beside that it takes 10 samples a second, and 20 come in.
+            let dropped = if n < 30 { 0 } else { 1_000_000 };
+            ahead.look(start + Duration::from_secs(n), &savepoint(10 * n, dropped), end(20 * n), 5000);
+        }
+        let outlook = ahead.outlook(Phase::Sending, 5000);
+        assert_eq!((outlook.drain, outlook.arrival, seconds(outlook)), (10.0, 20.0, None));
+    }
+
+    #[test]
+    fn what_is_behind_follows_from_what_is_pending_now() {
+        let (start, ahead) = (Instant::now(), Ahead::default());
+        for n in 0..=10 {
+            ahead.look(start + Duration::from_secs(n), &savepoint(500 * n, 0), end(100 * n), 4000);
+        }
+        assert_eq!(seconds(ahead.outlook(Phase::Sending, 4000)), Some(10));
+        assert_eq!(seconds(ahead.outlook(Phase::Sending, 0)), Some(0));
+        assert_eq!(seconds(ahead.outlook(Phase::Paused, 4000)), None, "nothing is sent any more");
+        // Nothing was behind a second ago, and now there is something.
+        ahead.look(start + Duration::from_secs(11), &savepoint(5500, 0), end(1100), 0);
+        assert_eq!(seconds(ahead.outlook(Phase::Sending, 7)), Some(1));
+        assert_eq!(seconds(ahead.outlook(Phase::Held, 7)), None);
+    }
+
+    #[test]
+    fn those_that_do_not_take_data_are_named_on_a_line_each() {
+        let snapshot = |phase, reason: Option<&str>| Snapshot {
+            savepoint: Savepoint::default(),
+            phase,
+            reason: reason.map(str::to_owned),
+            since_ms: 0,
+            last_status: None,
+            oldest_pending_ms: None,
+            details: Details::default(),
+        };
+        let all = [
+            ("a", snapshot(Phase::Sending, Some("2 requests fail"))),
+            ("b", snapshot(Phase::Held, Some("401 Unauthorized: go\r\naway"))),
+            ("c", snapshot(Phase::Paused, Some("by an operator"))),
+            ("d", snapshot(Phase::BackingOff, None)),
+            ("e", snapshot(Phase::Suspect, Some("it refuses all data"))),
+        ];
+        let lines = troubles(all.iter().map(|(name, snapshot)| (*name, snapshot)));
+        assert_eq!(lines, ["b: held: 401 Unauthorized: go away", "d: backing_off", "e: suspect: it refuses all data"]);
     }
 }

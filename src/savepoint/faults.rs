@@ -16,7 +16,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use rustix::io::Errno;
 
-use super::{File, Found, Saved, Savepoint, Settled, Store, Synced};
+use super::{Ended, File, Found, Outcomes, Saved, Savepoint, Store, Synced};
 use crate::wal::disk;
 use crate::wal::faults::{Fault, FaultyDisk, Kind, play_all};
 use crate::wal::powercut::{self, scratch};
@@ -29,7 +29,7 @@ const NAME: &str = "a";
 fn saved(generation: u64) -> Saved {
     let mut savepoint = Savepoint::default();
     let to = Mark { position: Position(generation), total: 10 * generation };
-    savepoint.settle(to, Place::default(), Settled::Delivered { samples: 10 * generation, refused: 0 });
+    savepoint.settle(Mark::default(), to, Place::default(), Outcomes::delivered(10 * generation)).unwrap();
     Saved { generation, epoch: 0, savepoint }
 }
 
@@ -57,7 +57,7 @@ impl Scenario {
             let directory = scratch();
             powercut::write_to(directory.path(), &contents);
             match Scenario::find(directory.path()) {
-                Found::Valid(found) => {
+                Found::Valid(found, _) => {
                     assert_eq!(found, saved(found.generation), "after {end}");
                     assert!(found.savepoint.ledger.adds_up(), "after {end}");
                     let expected = at_least..=self.newest;
@@ -77,7 +77,7 @@ impl Scenario {
         for _ in 0..12 {
             let Ok(mut store) = Store::open(directory) else { continue };
             let last = match store.find(NAME, LOG) {
-                Found::Valid(last) => {
+                Found::Valid(last, _) => {
                     assert!(last.generation >= self.written, "{} was found, not {}", last.generation, self.written);
                     last
                 }
@@ -87,11 +87,12 @@ impl Scenario {
                 }
             };
             self.newest = self.newest.max(last.generation);
+            let generation = last.generation;
             let opened = store.open_file(NAME, LOG, last);
             if let Ok(file) = &opened
                 && file.was_synced()
             {
-                (self.written, self.synced) = (last.generation, last.generation);
+                (self.written, self.synced) = (generation, generation);
             }
             self.check();
             if let Ok(file) = opened {
@@ -194,9 +195,13 @@ fn a_savepoint_that_cannot_be_read_now_is_not_a_damaged_one() {
         let disk = Arc::new(FaultyDisk::new(directory.path(), vec![fault(kind, 0)]));
         let _watch = disk::watch(directory.path(), disk);
         if let Ok(store) = Store::open(directory.path()) {
-            assert_eq!(store.find(NAME, LOG), Found::Valid(saved(5)), "{kind:?}");
+            assert_eq!(store.find(NAME, LOG), Found::Valid(saved(5), Ended::Killed), "{kind:?}");
         }
-        assert_eq!(Scenario::find(directory.path()), Found::Valid(saved(5)), "{kind:?}: and it is where it was");
+        assert_eq!(
+            Scenario::find(directory.path()),
+            Found::Valid(saved(5), Ended::Killed),
+            "{kind:?}: and it is where it was"
+        );
     }
 }
 
@@ -212,7 +217,7 @@ fn a_savepoint_that_was_synced_has_a_durable_name_whatever_failed_when_it_was_cr
     let image = disk.tape.image(disk.tape.len());
     for seed in 0..20 {
         let found = found_after(&image.cut(&mut Rng::with_seed(seed)));
-        assert_eq!(found, Found::Valid(saved(2)), "after a power cut");
+        assert_eq!(found, Found::Valid(saved(2), Ended::Killed), "after a power cut");
     }
 }
 
@@ -224,5 +229,5 @@ fn what_is_live_goes_to_the_file_that_has_the_name_also_if_that_is_not_durable()
     let _watch = disk::watch(directory.path(), Arc::new(FaultyDisk::new(directory.path(), faults)));
     file.sync(&saved(2)).unwrap_err();
     file.write_live(&saved(3)).unwrap();
-    assert_eq!(Scenario::find(directory.path()), Found::Valid(saved(3)));
+    assert_eq!(Scenario::find(directory.path()), Found::Valid(saved(3), Ended::Killed));
 }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 
 use super::Savepoint;
 use super::page::{PAGE_LEN, Page};
-use crate::wal::disk;
+use crate::wal::{Position, disk};
 
 const PAGES: u64 = 3;
 
 /// A savepoint, and which of all contents it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Saved {
     /// Grows with every change.
     pub generation: u64,
@@ -75,7 +75,7 @@ impl File {
         }
         let file = disk::File::open(&path)?;
         // The synced page that holds the newest content stays until the other one is durable.
-        let Pages { newest, unreadable } = Pages::of(&file);
+        let Pages { newest, unreadable, .. } = Pages::of(&file);
         // A page that cannot be read may be the one to keep: then a new file is made.
         let next_synced = match newest {
             _ if unreadable.is_some() => None,
@@ -88,7 +88,7 @@ impl File {
             writer,
             file: Mutex::new(Arc::new(file)),
             next_synced: Mutex::new(next_synced),
-            live: Mutex::new(last),
+            live: Mutex::new(last.clone()),
             is_synced: true,
         };
         // What it held holds. A disk that does not take it now is no reason not to start.
@@ -133,7 +133,7 @@ impl File {
             return Ok(());
         }
         self.file().write_all_at(&*page, 0)?;
-        *live = *saved;
+        *live = saved.clone();
         Ok(())
     }
 
@@ -181,7 +181,7 @@ fn page_of(writer: &Writer, name: &str, saved: &Saved) -> Box<[u8; PAGE_LEN]> {
         log_id: writer.log_id,
         boot_id: writer.boot_id,
         written_ms: crate::clock::now_ms(),
-        savepoint: saved.savepoint,
+        savepoint: saved.savepoint.clone(),
         name: name.to_owned(),
     }
     .encode()
@@ -212,6 +212,8 @@ pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
 pub(super) struct Pages {
     /// The number and content of the valid page with the highest generation.
     pub newest: Option<(u64, Page)>,
+    /// The live page says something: nothing newer than the newest page was on disk, unless that was lost with power.
+    pub is_live_valid: bool,
     /// A page could not be read: it may be a newer one.
     pub unreadable: Option<io::Error>,
 }
@@ -219,6 +221,8 @@ pub(super) struct Pages {
 impl Pages {
     fn of(file: &disk::File) -> Pages {
         let mut pages = Pages::default();
+        // A reservation is raised without a new generation, and the page that says so may not be the newest: the furthest of all holds.
+        let mut reservation = Position(0);
         for number in 0..PAGES {
             let mut bytes = [0; PAGE_LEN];
             let page = match file.read_exact_at(&mut bytes, number * PAGE_LEN as u64) {
@@ -229,6 +233,8 @@ impl Pages {
                     None
                 }
             };
+            pages.is_live_valid |= number == 0 && page.is_some();
+            reservation = page.as_ref().map_or(reservation, |page| reservation.max(page.savepoint.reservation));
             // Of two pages with the same content the later one: then the synced one of them is not written over next.
             if let Some(page) = page
                 && pages.newest.as_ref().is_none_or(|(_, newest)| page.generation >= newest.generation)
@@ -236,12 +242,16 @@ impl Pages {
                 pages.newest = Some((number, page));
             }
         }
+        if let Some((_, newest)) = &mut pages.newest {
+            newest.savepoint.reservation = reservation;
+        }
         pages
     }
 
-    /// What counts, as far as it could be read.
-    pub(super) fn into_newest(self) -> Option<Page> {
-        self.newest.map(|(_, page)| page)
+    /// What counts, as far as it could be read, and whether the live page is valid.
+    pub(super) fn into_newest(self) -> Option<(Page, bool)> {
+        let is_live_valid = self.is_live_valid;
+        self.newest.map(|(_, page)| (page, is_live_valid))
     }
 }
 

@@ -1,17 +1,25 @@
 //! What became of every sample that was accepted for a target. Only grows.
 
-/// Why a target's refusal stands.
+use std::ops::AddAssign;
+
+/// Why samples were refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The status says that it will never take it.
+    /// The status says that the target will never take it.
     Status,
     /// It took the rest of the request (2.0 only).
     Partial,
+    /// An attempt before was not answered: the target has it already, most likely.
+    Resent,
+    /// Something in the request is refused, and it cost too many attempts to find out what.
+    Unsplit,
+    /// It fails again and again where others succeed.
+    Poison,
 }
 
 impl Reason {
     /// All of them, in the order of the savepoint page. New ones are added at the end.
-    pub const ALL: [Reason; 2] = [Reason::Status, Reason::Partial];
+    pub const ALL: [Reason; 5] = [Reason::Status, Reason::Partial, Reason::Resent, Reason::Unsplit, Reason::Poison];
 
     /// As in metrics and logs.
     #[must_use]
@@ -19,45 +27,94 @@ impl Reason {
         match self {
             Reason::Status => "status",
             Reason::Partial => "partial",
+            Reason::Resent => "resent",
+            Reason::Unsplit => "unsplit",
+            Reason::Poison => "poison",
         }
     }
 }
 
-/// What became of the samples of a record, or of a gap.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// The target has them; `refused` of them it did not keep.
-    Delivered {
-        /// Taken.
-        samples: u64,
-        /// Not kept, says the target's own count.
-        refused: u64,
-    },
-    /// The target will never take them.
-    Refused {
-        /// How many.
-        samples: u64,
-    },
-    /// Given up by us, because of the disk's limit.
-    Dropped {
-        /// How many.
-        samples: u64,
-    },
+/// What became of the samples of some records, or of a gap: of how many which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcomes {
+    /// The target has them.
+    pub delivered: u64,
+    /// The target will never take them, by [`Reason::ALL`].
+    pub refused: [u64; Reason::ALL.len()],
+    /// Taken out by relabeling.
+    pub filtered: u64,
+    /// Too old for the target's age limit.
+    pub expired: u64,
+    /// Given up by us: somebody moved the target on, or the disk is full.
+    pub dropped: u64,
     /// Acknowledged, then damaged or missing on disk.
-    Lost {
-        /// How many.
-        samples: u64,
-    },
+    pub lost: u64,
 }
 
-impl Settled {
+impl Outcomes {
+    /// The target has them.
+    #[must_use]
+    pub fn delivered(samples: u64) -> Outcomes {
+        Outcomes { delivered: samples, ..Outcomes::default() }
+    }
+
+    /// The target will never take them.
+    #[must_use]
+    pub fn refused(reason: Reason, samples: u64) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        outcomes.refused[reason as usize] = samples;
+        outcomes
+    }
+
+    /// Taken out by relabeling.
+    #[must_use]
+    pub fn filtered(samples: u64) -> Outcomes {
+        Outcomes { filtered: samples, ..Outcomes::default() }
+    }
+
+    /// Too old.
+    #[must_use]
+    pub fn expired(samples: u64) -> Outcomes {
+        Outcomes { expired: samples, ..Outcomes::default() }
+    }
+
+    /// Given up.
+    #[must_use]
+    pub fn dropped(samples: u64) -> Outcomes {
+        Outcomes { dropped: samples, ..Outcomes::default() }
+    }
+
+    /// Damaged or missing on disk.
+    #[must_use]
+    pub fn lost(samples: u64) -> Outcomes {
+        Outcomes { lost: samples, ..Outcomes::default() }
+    }
+
     /// Of how many samples.
     #[must_use]
-    pub fn samples(self) -> u64 {
-        match self {
-            Settled::Delivered { samples, refused } => samples + refused,
-            Settled::Refused { samples } | Settled::Dropped { samples } | Settled::Lost { samples } => samples,
+    pub fn samples(&self) -> u64 {
+        let Outcomes { delivered, refused: _, filtered, expired, dropped, lost } = *self;
+        delivered + self.all_refused() + filtered + expired + dropped + lost
+    }
+
+    /// Refused, for whatever reason.
+    #[must_use]
+    pub fn all_refused(&self) -> u64 {
+        self.refused.iter().sum()
+    }
+}
+
+impl AddAssign for Outcomes {
+    fn add_assign(&mut self, other: Outcomes) {
+        let Outcomes { delivered, refused, filtered, expired, dropped, lost } = other;
+        self.delivered += delivered;
+        for (sum, more) in self.refused.iter_mut().zip(refused) {
+            *sum += more;
         }
+        self.filtered += filtered;
+        self.expired += expired;
+        self.dropped += dropped;
+        self.lost += lost;
     }
 }
 
@@ -83,23 +140,19 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Books an outcome.
-    pub fn settle(&mut self, outcome: Settled) {
-        self.accepted += outcome.samples();
-        match outcome {
-            Settled::Delivered { samples, refused } => {
-                self.delivered += samples;
-                self.refuse(Reason::Partial, refused);
-            }
-            Settled::Refused { samples } => self.refuse(Reason::Status, samples),
-            Settled::Dropped { samples } => self.dropped += samples,
-            Settled::Lost { samples } => self.lost += samples,
+    /// Books what became of some samples.
+    pub fn settle(&mut self, outcomes: Outcomes) {
+        let Outcomes { delivered, refused, filtered, expired, dropped, lost } = outcomes;
+        self.accepted += outcomes.samples();
+        self.delivered += delivered;
+        self.refused += outcomes.all_refused();
+        for (sum, more) in self.refused_by.iter_mut().zip(refused) {
+            *sum += more;
         }
-    }
-
-    fn refuse(&mut self, reason: Reason, samples: u64) {
-        self.refused += samples;
-        self.refused_by[reason as usize] += samples;
+        self.filtered += filtered;
+        self.expired += expired;
+        self.dropped += dropped;
+        self.lost += lost;
     }
 
     /// Whether every accepted sample ended in exactly one way.

@@ -31,7 +31,7 @@ pub enum PageState {
     Valid(Box<Page>),
     /// Nothing was ever written.
     Blank,
-    /// The bytes are those that were written, and the ledger does not add up.
+    /// The bytes are those that were written, and what they say cannot be: the ledger does not add up, or ranges or cuts are not in order.
     Unbalanced,
     /// Other bytes than were written.
     Damaged,
@@ -131,7 +131,7 @@ mod tests {
 
         let mut store = Store::open(dir.path()).unwrap();
         let saved = Saved { generation: 3, ..Saved::default() };
-        let file = store.open_file("a", [1; 16], saved).unwrap();
+        let file = store.open_file("a", [1; 16], saved.clone()).unwrap();
         let listed = list(dir.path()).unwrap();
         assert!(
             matches!(listed[0].pages, [PageState::Valid(_), PageState::Valid(_), PageState::Valid(_)]),

@@ -1,4 +1,11 @@
-//! All savepoints of a log: which names are known, and what is left of each.
+//! All savepoints of a log: which names are known, what is left of each, and how the life ended that wrote it.
+//!
+//! | the newest page | the live page | so the life before ended |
+//! |---|---|---|
+//! | says that nothing was in flight | valid | in order |
+//! | of this boot | valid | with `kill -9` or a panic: whatever was written is there |
+//! | of this boot | damaged | maybe with power: what is newer than the newest page may be gone |
+//! | of another boot, or of one without a name | | the same |
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -10,8 +17,31 @@ use super::file::{self, File, Saved, Writer};
 use crate::clock::now_ms;
 use crate::wal::{Floor, disk};
 
-/// What there is of a name's savepoint.
+/// How the life ended that wrote a savepoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// In order: nothing was in flight.
+    Clean,
+    /// At once, and the system went on: everything that was written is there. The cuts go again as they were cut.
+    Killed,
+    /// With the system, most likely: only what was synced counts. What may have been sent since goes one by one, up to
+    /// [`doubtful`](super::Savepoint::doubtful).
+    PowerCut,
+}
+
+impl Ended {
+    fn of(newest: &super::Page, is_live_valid: bool, boot_id: [u8; 16]) -> Ended {
+        let is_same_boot = newest.boot_id == boot_id && boot_id != [0; 16];
+        match (is_live_valid, newest.savepoint.is_clean) {
+            (true, true) => Ended::Clean,
+            (true, false) if is_same_boot => Ended::Killed,
+            _ => Ended::PowerCut,
+        }
+    }
+}
+
+/// What there is of a name's savepoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {
     /// The name never had one.
     New,
@@ -20,7 +50,29 @@ pub enum Found {
     /// Of another log than this: its ledger counts, its position means nothing here.
     Foreign(Saved),
     /// Here it is.
-    Valid(Saved),
+    Valid(Saved, Ended),
+}
+
+/// What is on disk.
+#[derive(Clone, Debug)]
+struct Kept {
+    page: super::Page,
+    ended: Ended,
+}
+
+impl Kept {
+    /// What a life begins with: it is not a clean end any more, and after a power cut the cuts that were synced mean nothing.
+    fn resumed(&self) -> Saved {
+        let Kept { page, ended } = self;
+        let mut savepoint = page.savepoint.clone();
+        savepoint.is_clean = false;
+        if *ended == Ended::PowerCut {
+            savepoint.power_was_cut();
+        }
+        // A generation names one content.
+        let generation = page.generation + u64::from(savepoint != page.savepoint);
+        Saved { generation, epoch: page.epoch, savepoint }
+    }
 }
 
 /// The directory of savepoints. Belongs to the process that holds the log's lock.
@@ -30,7 +82,7 @@ pub struct Store {
     /// Where a file goes of which nothing is valid.
     quarantine: PathBuf,
     known: BTreeSet<String>,
-    pages: BTreeMap<String, super::Page>,
+    kept: BTreeMap<String, Kept>,
 }
 
 impl Store {
@@ -54,7 +106,8 @@ impl Store {
 
     fn read(path: PathBuf, log_directory: &Path) -> io::Result<Store> {
         let quarantine = log_directory.join("quarantine");
-        let mut store = Store { directory: path, quarantine, known: BTreeSet::new(), pages: BTreeMap::new() };
+        let mut store = Store { directory: path, quarantine, known: BTreeSet::new(), kept: BTreeMap::new() };
+        let boot_id = boot_id();
         match disk::read(&store.known_path()) {
             Ok(bytes) => {
                 let text = String::from_utf8_lossy(&bytes);
@@ -74,7 +127,7 @@ impl Store {
             }
             // A savepoint is known by being there, whatever became of the list.
             store.known.insert(name.to_owned());
-            if let Some(page) = read_patiently(&store.path(name)) {
+            if let Some((page, is_live_valid)) = read_patiently(&store.path(name)) {
                 if page.name != name {
                     tracing::warn!(
                         target = name,
@@ -82,7 +135,8 @@ impl Store {
                         "a savepoint was renamed by hand; its new name counts"
                     );
                 }
-                store.pages.insert(name.to_owned(), page);
+                let ended = Ended::of(&page, is_live_valid, boot_id);
+                store.kept.insert(name.to_owned(), Kept { page, ended });
             }
         }
         Ok(store)
@@ -96,21 +150,25 @@ impl Store {
         self.directory.join(format!("{name}.sp"))
     }
 
-    /// What each savepoint asks of the log.
+    /// What each savepoint asks of the log: for what it has settled without a gap, and for all that it has settled. A log that has lost its
+    /// end must not give the position of a record in a range to another one. (Each asks twice, so that all weigh the same.)
     #[must_use]
     pub fn floors(&self) -> Vec<Floor> {
-        let floor = |page: &super::Page| Floor {
-            log_id: page.log_id,
-            settled: page.savepoint.settled,
-            segment: page.savepoint.next.segment,
+        let floors = |Kept { page, .. }: &Kept| {
+            let super::Page { log_id, savepoint, .. } = page;
+            [savepoint.settled, savepoint.newest()].map(|settled| Floor {
+                log_id: *log_id,
+                settled,
+                segment: savepoint.next.segment,
+            })
         };
-        self.pages.values().map(floor).collect()
+        self.kept.values().flat_map(floors).collect()
     }
 
     /// The first name of which no valid savepoint is left.
     #[must_use]
     pub fn damaged(&self) -> Option<&str> {
-        self.known().find(|name| !self.pages.contains_key(*name))
+        self.known().find(|name| !self.kept.contains_key(*name))
     }
 
     /// Names that ever had a savepoint.
@@ -118,14 +176,13 @@ impl Store {
         self.known.iter().map(String::as_str)
     }
 
-    /// What there is of a name's savepoint, for the log with this id.
+    /// What there is of a name's savepoint, for the log with this id, as a life may go on with it (see [`Ended`]). It must be durable
+    /// ([`open_file`](Store::open_file)) before something is sent.
     #[must_use]
     pub fn find(&self, name: &str, log_id: [u8; 16]) -> Found {
-        match self.pages.get(name) {
-            Some(page) => {
-                let saved = Saved { generation: page.generation, epoch: page.epoch, savepoint: page.savepoint };
-                if page.log_id == log_id { Found::Valid(saved) } else { Found::Foreign(saved) }
-            }
+        match self.kept.get(name) {
+            Some(kept) if kept.page.log_id == log_id => Found::Valid(kept.resumed(), kept.ended),
+            Some(kept) => Found::Foreign(kept.resumed()),
             None if self.known.contains(name) => Found::Damaged,
             None => Found::New,
         }
@@ -137,7 +194,7 @@ impl Store {
     /// What the system says.
     pub fn open_file(&mut self, name: &str, log_id: [u8; 16], saved: Saved) -> io::Result<File> {
         let path = self.path(name);
-        if !self.pages.contains_key(name) && path.exists() {
+        if !self.kept.contains_key(name) && path.exists() {
             self.take_away(&path);
         }
         let file = File::open(path, name.to_owned(), Writer { log_id, boot_id: boot_id() }, saved)?;
@@ -171,14 +228,20 @@ impl Store {
         if old == new {
             return Err(RenameError::Taken { name: new.to_owned() });
         }
-        let page = self.pages.get(old).cloned().ok_or_else(|| RenameError::Unknown { name: old.to_owned() })?;
-        let is_ours = |other: &super::Page| other.savepoint == page.savepoint && other.log_id == page.log_id;
-        if self.known.contains(new) && !self.pages.get(new).is_some_and(is_ours) {
+        let kept = self.kept.get(old).ok_or_else(|| RenameError::Unknown { name: old.to_owned() })?;
+        // How its last life ended is said in the content from now on: the pages are of this boot, and all whole.
+        let Saved { generation, epoch, mut savepoint } = kept.resumed();
+        savepoint.is_clean = kept.ended == Ended::Clean;
+        let mut page = kept.page.clone();
+        let is_ours = |other: &Kept| other.page.savepoint == savepoint && other.page.log_id == page.log_id;
+        if self.known.contains(new) && !self.kept.get(new).is_some_and(is_ours) {
             return Err(RenameError::Taken { name: new.to_owned() });
         }
-        let saved = Saved { generation: page.generation + 1, epoch: page.epoch + 1, savepoint: page.savepoint };
+        let ended = if kept.ended == Ended::Clean { Ended::Clean } else { Ended::Killed };
+        let saved = Saved { generation: generation + 1, epoch: epoch + 1, savepoint: savepoint.clone() };
+        page.savepoint = savepoint;
         drop(self.open_file(new, page.log_id, saved)?);
-        self.pages.insert(new.to_owned(), page);
+        self.kept.insert(new.to_owned(), Kept { page, ended });
         self.forget(old)?;
         Ok(())
     }
@@ -198,14 +261,14 @@ impl Store {
         }
         disk::sync_directory(&self.directory)?;
         self.known = known;
-        self.pages.remove(name);
+        self.kept.remove(name);
         Ok(was_known)
     }
 
     /// What a name's savepoint says of it.
     #[must_use]
     pub fn page(&self, name: &str) -> Option<&super::Page> {
-        self.pages.get(name)
+        self.kept.get(name).map(|kept| &kept.page)
     }
 
     fn write_known(&self, known: &BTreeSet<String>) -> io::Result<()> {
@@ -222,7 +285,7 @@ impl Store {
 /// What a disk does not give now it may give in a moment: that is no damage. After some tries it is taken for it: the file is kept, and the
 /// target begins with the oldest record.
 #[allow(clippy::disallowed_methods, reason = "a start waits, for a third of a second at most")]
-fn read_patiently(path: &Path) -> Option<super::Page> {
+fn read_patiently(path: &Path) -> Option<(super::Page, bool)> {
     const TRIES: u32 = 15;
     for _ in 1..TRIES {
         if let Ok(pages) = file::read(path)
@@ -280,7 +343,7 @@ mod tests {
     use std::fs::File as FsFile;
     use std::os::unix::fs::FileExt;
 
-    use super::super::{PAGE_LEN, Savepoint, Settled};
+    use super::super::{Cut, Outcomes, PAGE_LEN, Savepoint};
     use super::*;
     use crate::wal::{Mark, Place, Position};
 
@@ -289,7 +352,7 @@ mod tests {
     fn saved(generation: u64) -> Saved {
         let mut savepoint = Savepoint::default();
         let to = Mark { position: Position(generation), total: 10 * generation };
-        savepoint.settle(to, Place::default(), Settled::Delivered { samples: 10 * generation, refused: 0 });
+        savepoint.settle(Mark::default(), to, Place::default(), Outcomes::delivered(10 * generation)).unwrap();
         Saved { generation, epoch: 0, savepoint }
     }
 
@@ -303,12 +366,12 @@ mod tests {
         let mut store = Store::open(dir.path()).unwrap();
         assert_eq!(store.find("a", LOG), Found::New);
         let file = store.open_file("a", LOG, saved(1)).unwrap();
-        assert_eq!(find(dir.path()), Found::Valid(saved(1)));
+        assert_eq!(find(dir.path()), Found::Valid(saved(1), Ended::Killed));
         file.write_live(&saved(2)).unwrap();
-        assert_eq!(find(dir.path()), Found::Valid(saved(2)));
+        assert_eq!(find(dir.path()), Found::Valid(saved(2), Ended::Killed));
         file.sync(&saved(2)).unwrap();
         file.sync(&saved(3)).unwrap();
-        assert_eq!(find(dir.path()), Found::Valid(saved(3)));
+        assert_eq!(find(dir.path()), Found::Valid(saved(3), Ended::Killed));
         let floors = Store::open(dir.path()).unwrap().floors();
         assert_eq!((floors[0].log_id, floors[0].settled), (LOG, saved(3).savepoint.settled));
         assert_eq!(Store::open(dir.path()).unwrap().find("a", [2; 16]), Found::Foreign(saved(3)));
@@ -324,8 +387,11 @@ mod tests {
             file.write_live(&saved(4)).unwrap();
             let raw = FsFile::options().write(true).open(dir.path().join("savepoints/a.sp")).unwrap();
             raw.write_all_at(&[0xff; 512], torn * PAGE_LEN as u64 + 512).unwrap();
-            let expected = if torn == 0 { saved(3) } else { saved(4) };
-            assert_eq!(find(dir.path()), Found::Valid(expected), "page {torn}");
+            let expected = match torn {
+                0 => Found::Valid(saved(3), Ended::PowerCut),
+                _ => Found::Valid(saved(4), Ended::Killed),
+            };
+            assert_eq!(find(dir.path()), expected, "page {torn}");
         }
     }
 
@@ -334,7 +400,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         for generation in 1..6 {
             // Each opening writes one synced page, the first all of them; the other must hold what was there before.
-            let before = if generation == 1 { Found::Valid(saved(1)) } else { find(dir.path()) };
+            let before = if generation == 1 { Found::Valid(saved(1), Ended::Killed) } else { find(dir.path()) };
             let file = Store::open(dir.path()).unwrap().open_file("a", LOG, saved(generation)).unwrap();
             let next = file.next_synced();
             let raw = FsFile::options().read(true).write(true).open(dir.path().join("savepoints/a.sp")).unwrap();
@@ -358,5 +424,139 @@ mod tests {
         assert_eq!(find(dir.path()), Found::Damaged);
         fs::remove_file(&path).unwrap();
         assert_eq!(find(dir.path()), Found::Damaged);
+    }
+
+    /// A savepoint with a batch in flight.
+    fn sending(generation: u64) -> Saved {
+        let mut saved = saved(generation);
+        let first = Position(generation + 1);
+        saved.savepoint.start(Cut { first, last: first, is_possibly_delivered: false }).unwrap();
+        saved.savepoint.reservation = Position(generation + 100);
+        saved
+    }
+
+    /// What a life of another boot has left, or of this one.
+    fn of_boot(dir: &Path, saved: &Saved, boot_id: [u8; 16]) {
+        let page = super::super::Page {
+            generation: saved.generation,
+            epoch: saved.epoch,
+            log_id: LOG,
+            boot_id,
+            written_ms: 0,
+            savepoint: saved.savepoint.clone(),
+            name: "a".into(),
+        };
+        fs::create_dir_all(dir.join("savepoints")).unwrap();
+        fs::write(dir.join("savepoints/a.sp"), page.encode().repeat(3)).unwrap();
+    }
+
+    /// Such a content, as a life goes on with it after a power cut.
+    fn doubted(saved: &Saved) -> Saved {
+        let mut doubted = saved.clone();
+        doubted.generation += 1;
+        doubted.savepoint.power_was_cut();
+        assert_ne!(doubted.savepoint, saved.savepoint);
+        doubted
+    }
+
+    #[test]
+    fn who_was_killed_has_its_cuts_and_who_lost_power_what_was_reserved() {
+        let dir = tempfile::tempdir().unwrap();
+        of_boot(dir.path(), &sending(1), boot_id());
+        assert_eq!(find(dir.path()), Found::Valid(sending(1), Ended::Killed));
+        of_boot(dir.path(), &sending(1), [7; 16]);
+        assert_eq!(find(dir.path()), Found::Valid(doubted(&sending(1)), Ended::PowerCut));
+    }
+
+    #[test]
+    fn a_damaged_live_page_counts_as_a_power_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        for (page, ended) in [(0, Ended::PowerCut), (1, Ended::Killed), (2, Ended::Killed)] {
+            of_boot(dir.path(), &sending(1), boot_id());
+            let raw = FsFile::options().write(true).open(dir.path().join("savepoints/a.sp")).unwrap();
+            raw.write_all_at(&[0xff; 8], page * PAGE_LEN as u64).unwrap();
+            let Found::Valid(_, found) = find(dir.path()) else { panic!("it is there") };
+            assert_eq!(found, ended, "page {page}");
+        }
+    }
+
+    #[test]
+    fn a_system_whose_boots_have_no_names_tells_nothing() {
+        let kept = |boot_id| super::super::Page {
+            boot_id,
+            savepoint: Savepoint::default(),
+            generation: 1,
+            epoch: 0,
+            log_id: LOG,
+            written_ms: 0,
+            name: "a".into(),
+        };
+        assert_eq!(Ended::of(&kept([1; 16]), true, [1; 16]), Ended::Killed);
+        assert_eq!(Ended::of(&kept([0; 16]), true, [0; 16]), Ended::PowerCut);
+    }
+
+    #[test]
+    fn a_clean_end_is_one_until_something_is_opened_whatever_the_boot() {
+        for boot in [boot_id(), [7; 16]] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut clean = saved(5);
+            clean.savepoint.is_clean = true;
+            of_boot(dir.path(), &clean, boot);
+            let expected = Saved { generation: 6, ..saved(5) };
+            assert_eq!(find(dir.path()), Found::Valid(expected.clone(), Ended::Clean));
+            // The next life is killed before it has settled anything; its live page is still that of the one before.
+            drop(Store::open(dir.path()).unwrap().open_file("a", LOG, expected.clone()).unwrap());
+            assert_eq!(find(dir.path()), Found::Valid(expected, Ended::Killed));
+        }
+    }
+
+    #[test]
+    fn what_a_power_cut_left_in_doubt_is_still_in_doubt_after_a_kill() {
+        let dir = tempfile::tempdir().unwrap();
+        of_boot(dir.path(), &sending(1), [7; 16]);
+        let found = doubted(&sending(1));
+        let file = Store::open(dir.path()).unwrap().open_file("a", LOG, found.clone()).unwrap();
+        drop(file);
+        assert_eq!(find(dir.path()), Found::Valid(found, Ended::Killed));
+    }
+
+    #[test]
+    fn a_new_name_does_not_make_a_power_cut_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        of_boot(dir.path(), &sending(1), [7; 16]);
+        let mut store = Store::open(dir.path()).unwrap();
+        store.rename("a", "b").unwrap();
+        let expected = Saved { generation: 3, epoch: 1, ..doubted(&sending(1)) };
+        assert_eq!(Store::open(dir.path()).unwrap().find("b", LOG), Found::Valid(expected, Ended::Killed));
+        // Nor a clean end.
+        let mut clean = saved(5);
+        clean.savepoint.is_clean = true;
+        of_boot(dir.path(), &clean, [7; 16]);
+        let mut store = Store::open(dir.path()).unwrap();
+        store.rename("a", "c").unwrap();
+        assert!(matches!(Store::open(dir.path()).unwrap().find("c", LOG), Found::Valid(_, Ended::Clean)));
+    }
+
+    #[test]
+    fn a_rename_that_was_done_in_part_is_done_again() {
+        let dir = tempfile::tempdir().unwrap();
+        of_boot(dir.path(), &sending(1), [7; 16]);
+        let old = fs::read(dir.path().join("savepoints/a.sp")).unwrap();
+        Store::open(dir.path()).unwrap().rename("a", "b").unwrap();
+        fs::write(dir.path().join("savepoints/a.sp"), old).unwrap();
+        Store::open(dir.path()).unwrap().rename("a", "b").unwrap();
+        assert_eq!(Store::open(dir.path()).unwrap().known().collect::<Vec<_>>(), ["b"]);
+    }
+
+    #[test]
+    fn a_log_begins_above_all_that_is_settled_also_in_ranges() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut saved = saved(5);
+        let mark = |position| Mark { position: Position(position), total: 100 * position };
+        saved.savepoint.settle(mark(8), mark(9), Place::default(), Outcomes::delivered(100)).unwrap();
+        of_boot(dir.path(), &saved, boot_id());
+        let floors = Store::open(dir.path()).unwrap().floors();
+        let settled: Vec<u64> = floors.iter().map(|floor| floor.settled.position.0).collect();
+        assert_eq!(settled, [5, 9]);
     }
 }

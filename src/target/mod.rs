@@ -1,50 +1,84 @@
-//! A target: one task that reads the log from its savepoint on and sends record after record to one URL.
+//! A target: one thread that reads the log from its savepoint on and sends what it reads to one URL.
 //!
 //! ```text
-//!          wal::Cursor                client                 outcome            state
-//!  log ---> Record ---------------> POST body as stored ---> Answer ---judge---> settle: savepoint moves, ledger books
-//!       '-> Gap (damaged, missing) -----------------------------------------------^        |
-//!                                             ^-------- wait, same bytes again ---- retry, hold
+//!   wal::Cursor        delivery (pure)                 request            client                outcome
+//!  log --reading--> queue -> batch -> piece -> Attempt --> bytes --> POST, several at a time --> Answer --judge--.
+//!        '-> Gap ---------------------------------------------.                                                  |
+//!                                                             v                                                  v
+//!                         savepoint <--- progress: booked <-- Completed <---------- delivery: accepted, halved, again
+//!                                        dead letters    <-- Refused   <---------------'
 //! ```
 //!
 //! # Promises
-//! - In order: a record is settled before the next one is sent. So every series keeps its order, through retries and restarts.
-//! - One record, one request: its bytes are sent as they came, and the same bytes again until it is settled.
-//! - Settled position and ledger move together, and are in the live page of the savepoint before the next request begins. After
-//!   `kill -9` at most the one request in flight is sent a second time.
-//! - Nothing here is ever seen by the receiver: a bad target slows nobody.
+//! - In order: no request starts over an earlier unsettled one that shares a series. So every series keeps its order, through retries,
+//!   splits and restarts.
+//! - What is in flight is in the live page of the savepoint before its first byte leaves, and what is settled is there before it is told
+//!   to anybody. After `kill -9` what was in flight is sent again as it was cut, and nothing else.
+//! - What was refused is in the dead-letter ring before the savepoint counts it.
+//! - Nothing here is ever seen by the receiver, or by another target: whatever this thread waits for (a disk, a resolver, the
+//!   arithmetic of a large batch), it waits alone.
 //!
-//! Reading the log and writing the savepoint may wait for the disk; they share one trip to a blocking thread per record.
+//! | module | what it does |
+//! |---|---|
+//! | `reading` | cursors: what comes next |
+//! | `queue`, `batch`, `window` | which records make a request, what is left of it, what must wait for what |
+//! | `pace`, `speed`, `backoff` | how fast, how long |
+//! | `delivery` | brings these together: what to do next, what follows from an answer |
+//! | `suspicion`, `culprits`, `age` | whom to believe: the target, series, the clock |
+//! | `request`, `client`, `outcome` | bytes, HTTP, what an answer means |
+//! | `orders`, `progress`, `catch_up` | what others may tell it, and know of it |
 
+mod age;
 mod backoff;
-mod client;
+mod batch;
+mod catch_up;
+pub mod client;
+mod culprits;
+mod delivery;
 mod orders;
 mod outcome;
+mod pace;
 mod progress;
+mod queue;
+mod reading;
+mod request;
+mod speed;
 mod state;
+mod suspicion;
+mod window;
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use age::AgeClock;
 pub use backoff::{Backoff, InvalidBackoff};
-use client::{Client, Unanswered};
-pub use orders::{Destination, Moved, Order, Orders};
+pub use catch_up::{CatchUp, Outlook};
+use client::{Answered, Client, Connections, Request, Unanswered};
+use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Rules, Said, Trouble};
+pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
 use orders::{Inbox, Letter};
 use outcome::{Outcome, Sent};
-pub use progress::{Progress, Snapshot};
+pub use progress::{Details, Progress, Snapshot};
+use reading::{PART_AT_LAG_MS, Read, Reading};
+use request::{Stored, protocol_of};
+use speed::Speed;
 pub use state::Phase;
-use state::{Event, Next, State};
 
 use crate::clock::now_ms;
+use crate::dead_letter::{NewEntry, Ring, RingError};
 use crate::metrics::TargetMetrics;
-use crate::protocol::Protocol;
-use crate::savepoint::Settled;
-use crate::wal::record::{Header, Kind};
-use crate::wal::{Cursor, Log, Mark, Place, Readable, Record, Step};
+use crate::savepoint::{Learned, Outcomes, Reason};
+use crate::wal::{Log, Mark, Place, Readable};
+use batch::Completed;
+
+/// The most requests at a time.
+pub const IN_FLIGHT_MAX: usize = Rules::IN_FLIGHT_MAX;
 
 /// How a target is configured; checked.
 #[derive(Clone, Debug)]
@@ -53,7 +87,7 @@ pub struct Settings {
     pub name: String,
     /// Where requests go.
     pub url: reqwest::Url,
-    /// For a whole exchange.
+    /// For a whole exchange, before anything is known of the link.
     pub remote_timeout: Duration,
     /// Sent with every request.
     pub headers: reqwest::header::HeaderMap,
@@ -65,6 +99,36 @@ pub struct Settings {
     pub start_from: Option<StartFrom>,
     /// Whether a full log waits for it.
     pub required: bool,
+    /// Requests at a time.
+    pub max_in_flight: usize,
+    /// Samples of a merged request.
+    pub max_samples_per_send: u64,
+    /// Bytes of a merged request.
+    pub max_bytes_per_send: u64,
+    /// Samples per second.
+    pub max_samples_per_second: Option<f64>,
+    /// Bytes per second.
+    pub max_bytes_per_second: Option<f64>,
+    /// How long everything is refused before records go one by one.
+    pub suspect_after: Duration,
+    /// How long something fails alone before it is given up.
+    pub poison_after: Duration,
+    /// Older samples are not sent.
+    pub sample_age_limit: Option<Duration>,
+    /// What comes first.
+    pub send_order: SendOrder,
+}
+
+/// What a target that is behind is sent first.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SendOrder {
+    /// The oldest.
+    Fifo,
+    /// What is new, with the backlog beside it.
+    FreshFirst {
+        /// The backlog's part of the requests, 0 to 1.
+        backlog_share: f64,
+    },
 }
 
 impl Settings {
@@ -77,6 +141,37 @@ impl Settings {
         let _ = url.set_password(None);
         url.to_string()
     }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            max_in_flight: self.max_in_flight,
+            max_samples_per_send: self.max_samples_per_send,
+            max_bytes_per_send: self.max_bytes_per_send,
+            suspect_after: self.suspect_after,
+            poison_after: self.poison_after,
+            sample_age_limit: self.sample_age_limit,
+            backlog_share: match self.send_order {
+                SendOrder::Fifo => 1.0,
+                SendOrder::FreshFirst { backlog_share } => backlog_share,
+            },
+            hold: hold(),
+        }
+    }
+
+    fn pace(&self) -> pace::Limits {
+        pace::Limits {
+            max_in_flight: self.max_in_flight,
+            samples_per_second: self.max_samples_per_second,
+            bytes_per_second: self.max_bytes_per_second,
+            backoff: self.backoff,
+            hold: hold(),
+        }
+    }
+}
+
+/// A held target is tried again after a second, then slower, up to half a minute: somebody who mends it wants to see it soon.
+fn hold() -> Backoff {
+    Backoff::try_new(Duration::from_secs(1), Duration::from_secs(30)).expect("constants that make sense")
 }
 
 /// Where a target begins whose name has no savepoint.
@@ -89,51 +184,61 @@ pub enum StartFrom {
     Now,
 }
 
-/// Tells targets to stop: `None` while they run, then until when a request in flight may take.
+/// Tells targets to stop: `None` while they run, then until when requests in flight may take.
 pub type Stop = watch::Receiver<Option<Instant>>;
-
-/// A target's task.
-#[derive(Debug)]
-pub struct Target {
-    settings: Settings,
-    progress: Arc<Progress>,
-    metrics: Arc<TargetMetrics>,
-    client: Client,
-    state: State,
-    readable: watch::Receiver<Readable>,
-    stop: Stop,
-    log: Log,
-    inbox: Inbox,
-    orders: Orders,
-    /// Away only while a blocking thread has it.
-    cursor: Option<Cursor>,
-    /// When the disk began not to give the record that is next.
-    unreadable_since: Option<Instant>,
-    /// No request before this: the pause is the target's, whatever becomes of the record that brought it about.
-    paused_until: Option<Instant>,
-}
-
-/// What became of a record.
-enum Delivery {
-    Settled(Settled),
-    /// Somebody gave an order first.
-    Interrupted(Letter),
-    /// The end came first.
-    Stopped,
-}
-
-/// What became of everything up to a mark.
-#[derive(Clone, Copy, Debug)]
-struct Settlement {
-    to: Mark,
-    next: Place,
-    outcome: Settled,
-}
 
 /// How long a part of the log that the disk does not give is tried again before it is taken for damaged: a path to a disk that
 /// fails over takes seconds, somebody who plugs a cable in takes minutes.
 const UNREADABLE_PATIENCE: Duration = Duration::from_secs(600);
 const UNREADABLE_INTERVAL: Duration = Duration::from_secs(1);
+/// A lull in everything is looked at so often: what is lost otherwise would be noticed late.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// An attempt, its bytes and its time-out, and what came of it.
+type Ended = (AttemptId, u64, Duration, Result<Answered, Unanswered>);
+
+/// The attempt of a parcel.
+const PARCEL: AttemptId = AttemptId(u64::MAX);
+
+/// What a target woke up for.
+enum Happened {
+    Ended(Result<Ended, tokio::task::JoinError>),
+    Told(Letter),
+    Other,
+}
+
+/// A target's work.
+#[derive(Debug)]
+pub struct Target {
+    settings: Settings,
+    progress: Arc<Progress>,
+    metrics: Arc<TargetMetrics>,
+    dead_letters: Arc<Ring>,
+    client: Arc<Client>,
+    delivery: Delivery,
+    reading: Reading,
+    speed: Speed,
+    age: AgeClock,
+    attempts: JoinSet<Ended>,
+    in_flight: HashMap<AttemptId, (Sent, AbortHandle)>,
+    /// Known, and not booked yet.
+    completed: Vec<Completed>,
+    readable: watch::Receiver<Readable>,
+    stop: Stop,
+    log: Log,
+    inbox: Inbox,
+    orders: Orders,
+    /// Since when the disk does not give what is next, and when it is asked again.
+    unreadable: Option<(Instant, Instant)>,
+    /// Of the newest record that was read: when it was received, and its newest sample.
+    newest_ms: (i64, i64),
+    /// What the target said when it last failed.
+    reason: Option<String>,
+    /// Waits for what is in flight, then goes alone.
+    parcel: Option<(Parcel, oneshot::Sender<Resent>)>,
+    /// Of name and URL: what was learned under another one does not count.
+    identity: u64,
+}
 
 impl Target {
     /// A target that goes on where its savepoint is.
@@ -144,27 +249,40 @@ impl Target {
         settings: Settings,
         progress: Arc<Progress>,
         metrics: Arc<TargetMetrics>,
+        dead_letters: Arc<Ring>,
         log: &Log,
         stop: Stop,
     ) -> Result<Target, reqwest::Error> {
+        let connections = Connections { max_idle: settings.max_in_flight, ..Connections::default() };
         let client =
-            Client::new(settings.url.clone(), &settings.headers, settings.remote_timeout, settings.retry_after_max)?;
+            Client::new(settings.url.clone(), settings.headers.clone(), settings.retry_after_max, connections)?;
         let savepoint = progress.snapshot().savepoint;
+        let identity = identity(&settings);
+        let resume = resume(&progress, identity);
         let (orders, inbox) = Orders::new();
         Ok(Target {
+            delivery: Delivery::new(settings.rules(), settings.pace(), resume, std::time::Instant::now()),
+            reading: Reading::new(log, &savepoint),
+            speed: Speed::new(),
+            age: AgeClock::default(),
+            attempts: JoinSet::new(),
+            in_flight: HashMap::new(),
+            completed: Vec::new(),
             log: log.clone(),
             inbox,
             orders,
-            state: State::new(settings.backoff),
-            client,
+            client: Arc::new(client),
             readable: log.subscribe(),
-            cursor: Some(log.cursor(savepoint.settled, savepoint.next)),
             settings,
             progress,
             metrics,
+            dead_letters,
             stop,
-            unreadable_since: None,
-            paused_until: None,
+            unreadable: None,
+            newest_ms: (i64::MIN, i64::MIN),
+            reason: None,
+            parcel: None,
+            identity,
         })
     }
 
@@ -174,266 +292,645 @@ impl Target {
         self.orders.clone()
     }
 
-    /// Runs until it is told to stop. Whatever was settled is in the live page of the savepoint then.
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Runs until it is told to stop, on a thread of its own: it reads the disk and computes where it stands. Whatever was settled is in the
+    /// live page of the savepoint then.
     pub async fn run(mut self) {
-        let mut settled = None;
         while self.stop.borrow().is_none() {
             // Seen before reading: what becomes readable after this look wakes us.
             self.readable.mark_unchanged();
-            let letter = match self.read(settled.take()).await {
-                Step::Record(record) => {
-                    self.unreadable_since = None;
-                    match self.deliver(&record).await {
-                        Delivery::Settled(outcome) => {
-                            settled = Some(Settlement { to: record.mark(), next: record.next, outcome });
-                            self.inbox.try_recv().ok()
-                        }
-                        Delivery::Interrupted(letter) => Some(letter),
-                        Delivery::Stopped => break,
-                    }
-                }
-                Step::Gap { from, to, place, reason } => {
-                    self.unreadable_since = None;
-                    // Positions that were skipped and never held a sample are no loss.
-                    let samples = to.total.saturating_sub(from.total);
-                    if samples > 0 {
-                        tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
-                    }
-                    settled = Some(Settlement { to, next: place, outcome: Settled::Lost { samples } });
-                    None
-                }
-                Step::Unreadable(error) => self.cannot_read(&error).await,
-                Step::End => {
-                    self.progress.owes_nothing();
-                    self.state.caught_up();
-                    self.show(None);
-                    tokio::select! {
-                        // The log outlives its targets; if not, there is nothing more to read.
-                        changed = self.readable.changed() => if changed.is_err() { break } else { None },
-                        letter = self.inbox.recv() => letter,
-                        _ = self.stop.wait_for(Option::is_some) => break,
-                    }
-                }
+            let mut wake = Some(Instant::now() + LOOK_INTERVAL);
+            let mut at = |moment: Option<Instant>| wake = wake.into_iter().chain(moment).min();
+            at(self.start_requests());
+            self.book();
+            self.show();
+            let wake = wake.expect("one was there from the beginning");
+            let wants_records = self.waits_for_records();
+            let happened = tokio::select! {
+                // An answer that is there counts.
+                biased;
+                Some(ended) = self.attempts.join_next() => Happened::Ended(ended),
+                Some(letter) = self.inbox.recv() => Happened::Told(letter),
+                _ = self.stop.wait_for(Option::is_some) => break,
+                changed = self.readable.changed(), if wants_records => match changed {
+                    Ok(()) => Happened::Other,
+                    // The log outlives its targets; if not, there is nothing more to read.
+                    Err(_) => break,
+                },
+                () = tokio::time::sleep_until(wake) => Happened::Other,
             };
-            if let Some(Letter { order, reply }) = letter {
-                let result = self.obey(order, settled.take()).await;
-                let _ = reply.send(result);
-                if order == Order::End {
-                    return;
+            match happened {
+                Happened::Ended(ended) => self.ended(ended),
+                Happened::Told(Letter::Order { order, reply }) => {
+                    let _ = reply.send(self.obey(order));
+                    if order == Order::End {
+                        return;
+                    }
+                }
+                Happened::Told(Letter::Parcel { parcel, reply }) => self.parcel = Some((parcel, reply)),
+                Happened::Other => {}
+            }
+            while let Some(ended) = self.attempts.try_join_next() {
+                self.ended(ended);
+            }
+        }
+        self.finish().await;
+    }
+
+    /// New records are of no use to a target that has its hands full: it need not wake up for them.
+    fn waits_for_records(&self) -> bool {
+        let now = std::time::Instant::now();
+        self.unreadable.is_none() && self.reading.lanes().any(|lane| self.delivery.has_room(lane, now))
+    }
+
+    /// Reads as much as is wanted. When to try again, if the disk does not give it.
+    fn read(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some((_, next)) = self.unreadable
+            && now < next
+        {
+            return Some(next);
+        }
+        self.part_or_join();
+        let savepoint = self.progress.snapshot().savepoint;
+        for lane in self.reading.lanes() {
+            while self.delivery.has_room(lane, now.into_std()) {
+                match self.reading.next(lane, &savepoint) {
+                    Read::Record(record) => {
+                        self.unreadable = None;
+                        let newest = (record.header.received_ms, record.header.times.max);
+                        self.newest_ms = (self.newest_ms.0.max(newest.0), self.newest_ms.1.max(newest.1));
+                        self.delivery.read(lane, record);
+                    }
+                    Read::Gap { parts, place, reason } => self.lost(parts, place, &reason),
+                    Read::Unreadable(error) => return self.cannot_read(lane, &error, now),
+                    Read::End => {
+                        self.unreadable = None;
+                        break;
+                    }
                 }
             }
         }
-        if let Some(settlement) = settled {
-            self.read_or_settle(Some(settlement), false).await;
-        }
+        None
     }
 
-    /// Books what was settled, and goes where it is told.
-    async fn obey(&mut self, order: Order, settled: Option<Settlement>) -> io::Result<Moved> {
-        self.unreadable_since = None;
-        if let Order::Seek(_) = order {
-            // Somebody wants to see something happen.
-            self.state = State::new(self.settings.backoff);
-            self.paused_until = None;
-        }
-        self.read_or_settle(settled, false).await;
-        let (progress, log) = (self.progress.clone(), self.log.clone());
-        let trip = tokio::task::spawn_blocking(move || {
-            let moved = progress.obey(&log, order);
-            let savepoint = progress.snapshot().savepoint;
-            (moved, log.cursor(savepoint.settled, savepoint.next))
-        });
-        let (moved, cursor) = trip.await.expect("moving a savepoint does not panic");
-        self.cursor = Some(cursor);
-        moved
-    }
-
-    /// Settles what was delivered and reads on.
-    async fn read(&mut self, settled: Option<Settlement>) -> Step {
-        self.read_or_settle(settled, true).await
-    }
-
-    /// On a blocking thread, both in one trip.
-    async fn read_or_settle(&mut self, settled: Option<Settlement>, reads: bool) -> Step {
-        let mut cursor = self.cursor.take().expect("the cursor comes back from every trip");
-        let progress = self.progress.clone();
-        let trip = tokio::task::spawn_blocking(move || {
-            if let Some(Settlement { to, next, outcome }) = settled {
-                progress.settle(to, next, outcome);
+    /// With `fresh_first`: two lanes while it is behind, one otherwise.
+    fn part_or_join(&mut self) {
+        let SendOrder::FreshFirst { .. } = self.settings.send_order else { return };
+        match self.reading.backlog() {
+            Some(backlog) => {
+                if self.delivery.is_lane_idle(backlog) && self.reading.join() {
+                    tracing::info!(target = self.settings.name, "the backlog is gone: data is sent in its order again");
+                }
             }
-            let step = if reads { cursor.next_step() } else { Step::End };
-            (cursor, step)
-        });
-        let (cursor, step) = trip.await.expect("reading the log does not panic");
-        self.cursor = Some(cursor);
-        step
+            None => {
+                let oldest = self.delivery.oldest_received_ms();
+                if oldest.is_some_and(|received_ms| now_ms().saturating_sub(received_ms) > PART_AT_LAG_MS) {
+                    self.reading.part();
+                    if let Some(backlog) = self.reading.backlog() {
+                        self.delivery.backlog_is(backlog);
+                        tracing::info!(
+                            target = self.settings.name,
+                            "the target is behind: new data is sent beside the backlog"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    fn lost(&mut self, parts: Vec<(Mark, Mark)>, place: Place, reason: &str) {
+        self.unreadable = None;
+        // Positions that were skipped and never held a sample are no loss.
+        let count = |(from, to): &(Mark, Mark)| to.total.saturating_sub(from.total);
+        let samples: u64 = parts.iter().map(count).sum();
+        if samples > 0 {
+            tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
+        }
+        self.completed.extend(parts.into_iter().map(|(from, to)| Completed {
+            from,
+            to,
+            next: place,
+            outcomes: Outcomes::lost(to.total.saturating_sub(from.total)),
+        }));
     }
 
     /// The disk does not give the next record. Nothing is lost by that: it is read again, for [`UNREADABLE_PATIENCE`], and taken for
     /// damage only then.
-    async fn cannot_read(&mut self, error: &io::Error) -> Option<Letter> {
-        let now = Instant::now();
-        let since = *self.unreadable_since.get_or_insert_with(|| {
-            tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
-            now
-        });
+    fn cannot_read(&mut self, lane: delivery::Lane, error: &io::Error, now: Instant) -> Option<Instant> {
+        let since = match self.unreadable {
+            Some((since, _)) => since,
+            None => {
+                tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
+                now
+            }
+        };
         self.progress.enter(Phase::BackingOff, Some(format!("the log cannot be read: {error}")), now_ms());
         if now - since >= UNREADABLE_PATIENCE {
             tracing::error!(target = self.settings.name, %error, "the log still cannot be read; it is taken for damaged there");
-            self.cursor.as_mut().expect("the cursor is here between trips").give_up_unreadable();
-            return None;
+            self.reading.give_up_unreadable(lane);
+            self.unreadable = None;
+            return Some(now);
         }
-        tokio::select! {
-            () = tokio::time::sleep(UNREADABLE_INTERVAL) => None,
-            letter = self.inbox.recv() => letter,
-            _ = self.stop.wait_for(Option::is_some) => None,
+        let next = now + UNREADABLE_INTERVAL;
+        self.unreadable = Some((since, next));
+        Some(next)
+    }
+
+    /// Reads, and makes the requests that may be made now: they are in the savepoint before they leave. When to look again.
+    fn start_requests(&mut self) -> Option<Instant> {
+        loop {
+            // Before each: what was read is in the request before.
+            let read_again = self.read();
+            if self.parcel.is_some() {
+                self.send_parcel();
+                return read_again;
+            }
+            let now = std::time::Instant::now();
+            let (received_ms, sample_ms) = self.newest_ms;
+            let wall_ms = match self.settings.sample_age_limit {
+                Some(_) => self.look_at_clock(now, received_ms, sample_ms),
+                None => None,
+            };
+            match self.delivery.next(now, wall_ms, &Stored, fastrand::f64()) {
+                Next::Start(attempt) => self.start(*attempt),
+                Next::Wait(until) => return until.map(Instant::from_std).into_iter().chain(read_again).min(),
+            }
         }
     }
 
-    /// Sends a record until it is settled, or until somebody wants something else.
-    async fn deliver(&mut self, record: &Record) -> Delivery {
-        let sent = sent(&record.header);
-        self.progress.owes(record.header.received_ms);
-        loop {
-            if let Some(until) = self.paused_until {
-                tokio::select! {
-                    () = tokio::time::sleep_until(until) => self.paused_until = None,
-                    Some(letter) = self.inbox.recv() => return Delivery::Interrupted(letter),
-                    _ = self.stop.wait_for(Option::is_some) => return Delivery::Stopped,
-                }
+    /// What ages of samples are judged by.
+    fn look_at_clock(&mut self, now: std::time::Instant, received_ms: i64, sample_ms: i64) -> Option<i64> {
+        let was_suspended = self.age.is_suspended();
+        let looked = self.age.look(now, now_ms(), received_ms, sample_ms);
+        match (was_suspended, self.age.is_suspended()) {
+            (false, true) => tracing::warn!(
+                target = self.settings.name,
+                "the clock was set by more than an hour: nothing expires until it agrees with incoming samples for ten minutes"
+            ),
+            (true, false) => {
+                tracing::info!(target = self.settings.name, "the clock is believed again: what is too old expires")
             }
-            self.state.sending();
-            self.show(None);
-            let answer = {
-                let attempt = self.client.send(record, sent.protocol);
-                tokio::pin!(attempt);
-                let settled = self.progress.snapshot().savepoint.settled.position;
-                loop {
-                    tokio::select! {
-                            // An answer that is there counts.
-                            biased;
-                            answer = &mut attempt => break answer,
-                            Some(letter) = self.inbox.recv() => match letter.order {
-                                // It is past that: no reason to send anything twice.
-                                Order::Drop(to) if to.mark.position <= settled => {
-                                    let _ = letter.reply.send(Ok(Moved::default()));
-                                }
-                                _ => return Delivery::Interrupted(letter),
-                            },
-                            () = grace_over(self.stop.clone()) => {
-                            tracing::warn!(
-                                target = self.settings.name, position = record.header.position.0,
-                                "no answer before the end; this request is sent again at the next start"
-                            );
-                            return Delivery::Stopped;
-                        }
-                    }
-                }
-            };
-            let (outcome, said) = self.judge(sent, answer);
-            if let Outcome::Settled(settled) = &outcome {
-                self.log_refusal(record, *settled, &said);
-            }
-            let (next, event) = self.state.after(outcome, fastrand::f64());
-            self.log_event(event, &said);
-            match next {
-                Next::Settle(settled) => {
-                    self.show(None);
-                    return Delivery::Settled(settled);
-                }
-                Next::Wait(wait) => {
-                    self.show(Some(said));
-                    self.paused_until = Some(Instant::now() + wait);
-                }
-            }
+            _ => {}
         }
+        looked
+    }
+
+    fn start(&mut self, attempt: Attempt) {
+        let Attempt { id, kind, forwarded, parts, samples } = attempt;
+        let sent = Sent { protocol: protocol_of(kind), samples: samples.floats, histograms: samples.histograms };
+        if let Some((record, _)) = parts.last() {
+            self.progress.reserve(record.header.position);
+        }
+        let body = match request::body(kind, &parts) {
+            Ok(body) => body,
+            Err(error) => {
+                // Taken apart, it comes to what was stored, or to what is refused.
+                tracing::error!(target = self.settings.name, %error, "internal error: a request cannot be put together");
+                let said = Said { status: None, text: error.to_string() };
+                self.delivery.answered(
+                    id,
+                    Outcome::TooLarge,
+                    said,
+                    &Stored,
+                    std::time::Instant::now(),
+                    fastrand::f64(),
+                );
+                return;
+            }
+        };
+        let bytes = body.len() as u64;
+        let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
+        let client = self.client.clone();
+        let protocol = sent.protocol;
+        let handle = self.attempts.spawn(async move {
+            let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
+            (id, bytes, timeout, answer)
+        });
+        self.in_flight.insert(id, (sent, handle));
+    }
+
+    /// What an attempt came to.
+    fn ended(&mut self, ended: Result<Ended, tokio::task::JoinError>) {
+        let (id, bytes, timeout, answer) = match ended {
+            Ok(ended) => ended,
+            // It was given up by us.
+            Err(error) if error.is_cancelled() => return,
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        let Some((sent, _)) = self.in_flight.remove(&id) else { return };
+        let (outcome, said) = self.judge(sent, bytes, timeout, answer);
+        if id == PARCEL {
+            self.parcel_ended(sent, &outcome, &said);
+            return;
+        }
+        if matches!(outcome, Outcome::Retry { .. } | Outcome::Hold(_)) {
+            self.reason = Some(shown(&outcome, &said));
+        }
+        self.delivery.answered(id, outcome, said, &Stored, std::time::Instant::now(), fastrand::f64());
+        self.log_events();
     }
 
     /// What an answer means, and how to say it.
-    fn judge(&self, sent: Sent, answer: Result<(outcome::Answer, String), Unanswered>) -> (Outcome, String) {
+    fn judge(
+        &mut self,
+        sent: Sent,
+        bytes: u64,
+        timeout: Duration,
+        answer: Result<Answered, Unanswered>,
+    ) -> (Outcome, Said) {
         match answer {
-            Ok((answer, text)) => {
+            Ok(Answered { answer, text, took }) => {
+                self.speed.answered(bytes, took);
                 self.metrics.answered(answer.status);
                 self.progress.answered(answer.status);
-                let outcome = outcome::judge(sent, &answer);
-                let said = match &outcome {
-                    Outcome::Hold(reason) => reason.to_string(),
-                    _ => outcome::Reason::Status(answer.status).to_string(),
-                };
-                (outcome, if text.is_empty() { said } else { format!("{said}: {text}") })
+                (outcome::judge(sent, &answer), Said { status: Some(answer.status), text })
             }
-            Err(Unanswered { timed_out, text }) => {
+            Err(Unanswered { timed_out, text, may_have_arrived, .. }) => {
+                if timed_out && may_have_arrived {
+                    self.speed.timed_out(bytes, timeout);
+                }
                 self.metrics.unanswered(timed_out);
-                (Outcome::Retry { retry_after: None }, text)
+                let retry = Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived, timed_out };
+                (retry, Said { status: None, text })
             }
         }
     }
 
-    fn show(&self, reason: Option<String>) {
-        // A target that fails keeps its reason while it is tried again.
-        if reason.is_some() || self.state.failures() == 0 {
-            self.progress.enter(self.state.phase(), reason, now_ms());
+    /// Writes down what is settled and what is in flight, if that has changed: before anybody is told, and before anything leaves.
+    fn book(&mut self) {
+        self.completed.extend(self.delivery.take_completed());
+        let refused = self.delivery.take_refused();
+        if !refused.is_empty() {
+            self.keep(refused);
+        }
+        let learned = Learned { url: self.identity, ..self.delivery.learned() };
+        self.progress.book(&mut self.completed, self.delivery.cuts(), learned);
+        match self.delivery.oldest_received_ms() {
+            Some(received_ms) => self.progress.owes(received_ms),
+            None => self.progress.owes_nothing(),
         }
     }
 
-    fn log_refusal(&self, record: &Record, settled: Settled, said: &str) {
-        let refused = match settled {
-            Settled::Delivered { refused, .. } => refused,
-            other => other.samples(),
-        };
-        if refused > 0 {
+    /// What was refused is never silent: a line in the log, and its bytes in the ring.
+    fn keep(&self, refused: Vec<delivery::Refused>) {
+        const TOLD: usize = 3;
+        if let Some(more) = refused.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            let samples: u64 = refused[TOLD..].iter().map(|refused| refused.samples).sum();
             tracing::warn!(
                 target = self.settings.name,
-                position = record.header.position.0,
-                refused,
-                of = record.header.counts.ledger_samples(),
-                answer = said,
-                "the target refused samples for good"
+                requests = more,
+                samples,
+                "the target refused more for good (`promrelay dead-letter ls` lists it); the first ones follow"
             );
         }
-    }
-
-    fn log_event(&self, event: Option<Event>, said: &str) {
-        let name = &self.settings.name;
-        match event {
-            Some(Event::BeganBackingOff) => {
+        let mut entries = Vec::new();
+        for (number, refused) in refused.iter().enumerate() {
+            let (Some((record, chosen)), Some((last, _))) = (refused.parts.first(), refused.parts.last()) else {
+                continue;
+            };
+            let series = request::describe(refused.kind, record, chosen).unwrap_or_default();
+            let (first, last) = (record.header.position, last.header.position);
+            if number < TOLD {
                 tracing::warn!(
-                    target = name,
-                    answer = said,
-                    "the target does not take data now; it is retried and nothing is lost"
+                    target = self.settings.name,
+                    positions = format!("{first}..={last}"),
+                    samples = refused.samples,
+                    reason = refused.reason.as_str(),
+                    series,
+                    answer = said_text(&refused.said),
+                    "the target refused samples for good"
                 );
             }
-            Some(Event::BeganHolding(_)) => {
-                tracing::error!(
-                    target = name,
-                    answer = said,
-                    "the target is held: its answer asks for somebody's attention; the data is kept and retried slowly"
-                );
-            }
-            Some(Event::Recovered { failures }) => {
-                tracing::info!(target = name, failures, "the target takes data again")
-            }
-            None => {}
+            let body = match request::body(refused.kind, &refused.parts) {
+                Ok(body) => body,
+                // It was put together once already, to be sent.
+                Err(error) => {
+                    tracing::error!(target = self.settings.name, %error, "internal error: what was refused cannot be kept");
+                    continue;
+                }
+            };
+            entries.push(NewEntry {
+                target: self.settings.name.clone(),
+                time_ms: now_ms(),
+                reason: refused.reason.as_str().to_owned(),
+                status: refused.said.status,
+                text: refused.said.text.clone(),
+                protocol: protocol_of(refused.kind),
+                forwarded: record.meta.forwarded.clone(),
+                first,
+                last,
+                samples: refused.samples,
+                series,
+                is_partial: refused.is_partial,
+                body,
+            });
+        }
+        match self.dead_letters.append(&entries) {
+            Ok(()) | Err(RingError::Off) => {}
+            // Nothing waits for the ring, and it tells itself what is wrong with it.
+            Err(error) => tracing::debug!(target = self.settings.name, %error, "what was refused is in this log only"),
         }
     }
-}
 
-/// Ends when the time for a request in flight is over.
-async fn grace_over(mut stop: Stop) {
-    let deadline = match stop.wait_for(Option::is_some).await {
-        Ok(deadline) => *deadline,
-        Err(_) => None,
-    };
-    if let Some(deadline) = deadline {
-        tokio::time::sleep_until(deadline).await;
+    fn log_events(&mut self) {
+        let name = &self.settings.name;
+        let answer = self.reason.as_deref().unwrap_or_default();
+        for event in self.delivery.take_events() {
+            match event {
+                delivery::Event::BeganBackingOff => tracing::warn!(
+                    target = name,
+                    answer,
+                    "the target does not take data now; it is retried and nothing is lost"
+                ),
+                delivery::Event::BeganHolding(_) => tracing::error!(
+                    target = name,
+                    answer,
+                    "the target is held: its answer asks for somebody's attention; the data is kept and retried slowly"
+                ),
+                delivery::Event::BeganSuspect => tracing::error!(
+                    target = name,
+                    "the target is suspect: it refuses all data, and empty requests too; the data is kept, and it is asked slowly \
+                     (`promrelay target accept-refusals` gives up what it refuses)"
+                ),
+                delivery::Event::Isolated { first, last } => tracing::error!(
+                    target = name,
+                    first = first.0,
+                    last = last.0,
+                    answer,
+                    "a request fails again and again while the target takes others: it is tried beside them"
+                ),
+                delivery::Event::Recovered { failures } => {
+                    tracing::info!(target = name, failures, "the target takes data again");
+                }
+            }
+        }
+        if self.delivery.trouble().is_none() {
+            self.reason = None;
+        }
+    }
+
+    /// Tells the state.
+    fn show(&mut self) {
+        if self.unreadable.is_some() {
+            return;
+        }
+        let suspicion = self.delivery.suspicion();
+        let record_by_record = suspicion.goes_record_by_record(std::time::Instant::now());
+        let (phase, reason) = if self.delivery.is_paused() {
+            (Phase::Paused, Some("by an operator (`promrelay target resume`)".to_owned()))
+        } else if suspicion.is_suspect() {
+            (Phase::Suspect, Some("it refuses all data, and empty requests too".to_owned()))
+        } else if record_by_record {
+            (
+                Phase::Suspect,
+                Some("it takes empty requests and refuses all data: records are tried one by one".to_owned()),
+            )
+        } else {
+            match self.delivery.trouble() {
+                Some(Trouble::Held(_)) => (Phase::Held, self.reason.clone()),
+                Some(Trouble::BackingOff) => (Phase::BackingOff, self.reason.clone()),
+                None if self.delivery.is_idle() => (Phase::CaughtUp, None),
+                None => {
+                    let isolated = self.delivery.isolated();
+                    let reason = (isolated > 0)
+                        .then(|| format!("{isolated} requests fail again and again while others are taken"));
+                    (Phase::Sending, reason)
+                }
+            }
+        };
+        self.progress.enter(phase, reason, now_ms());
+        let pace = self.delivery.pace();
+        self.progress.detail(Details {
+            in_flight: self.delivery.in_flight(),
+            window: pace.window(),
+            failures: pace.failures(),
+            rate_limit: pace.learned_rate(),
+            isolated: self.delivery.isolated(),
+        });
+    }
+
+    /// Does what it is told.
+    fn obey(&mut self, order: Order) -> io::Result<Moved> {
+        let now = std::time::Instant::now();
+        self.unreadable = None;
+        self.book();
+        match order {
+            Order::Pause(is_paused) => {
+                if is_paused {
+                    for id in self.in_flight.keys().copied().collect::<Vec<_>>() {
+                        self.delivery.abandon(id, now);
+                        self.abort(id);
+                    }
+                }
+                self.delivery.pause(is_paused, now);
+                self.book();
+                self.progress.pause(is_paused).map(|()| Moved::default())
+            }
+            Order::AcceptRefusals => {
+                self.delivery.accept_refusals();
+                self.book();
+                Ok(Moved::default())
+            }
+            // It is past that: no reason to send anything twice.
+            Order::Drop(to) if to.mark.position <= self.progress.snapshot().savepoint.settled.position => {
+                Ok(Moved::default())
+            }
+            Order::Drop(to) => {
+                for id in self.delivery.drop_up_to(to.mark.position, now) {
+                    self.abort(id);
+                }
+                drop_from(&mut self.completed, to.mark);
+                let cuts = self.delivery.cuts().into_iter().chain(progress::cuts_of(&self.completed)).collect();
+                let moved = self.progress.obey(&self.log, order, cuts);
+                if self.reading.is_before(to.mark.position) {
+                    self.read_anew(now);
+                }
+                moved
+            }
+            Order::Seek(_) => {
+                self.abort_all();
+                // What was in flight may be there: what lies ahead is sent as it was cut.
+                let cuts = self.progress.snapshot().savepoint.cuts.iter().collect();
+                // Somebody wants to see something happen.
+                self.delivery.hurry(now);
+                let moved = self.progress.obey(&self.log, order, cuts);
+                self.read_anew(now);
+                moved
+            }
+            Order::End => {
+                self.abort_all();
+                Ok(Moved::default())
+            }
+        }
+    }
+
+    /// A request of its own, once nothing else is in flight.
+    fn send_parcel(&mut self) {
+        if !self.in_flight.is_empty() {
+            return;
+        }
+        let Some((Parcel { protocol, body, forwarded, floats, histograms }, _)) = &self.parcel else { return };
+        let sent = Sent { protocol: *protocol, samples: *floats, histograms: *histograms };
+        let (client, bytes) = (self.client.clone(), body.len() as u64);
+        let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
+        let (protocol, body, forwarded) = (*protocol, body.clone(), forwarded.clone());
+        let handle = self.attempts.spawn(async move {
+            let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
+            (PARCEL, bytes, timeout, answer)
+        });
+        self.in_flight.insert(PARCEL, (sent, handle));
+    }
+
+    /// Accepted and its outcome are booked together.
+    fn parcel_ended(&mut self, sent: Sent, outcome: &Outcome, said: &Said) {
+        let Some((_, reply)) = self.parcel.take() else { return };
+        let all = sent.samples + sent.histograms;
+        let (delivered, refused, reason) = match outcome {
+            Outcome::Accepted { refused } => (all - refused, *refused, Reason::Partial),
+            Outcome::Refused | Outcome::TooLarge => (0, all, Reason::Status),
+            Outcome::Retry { .. } | Outcome::Hold(_) => {
+                let _ = reply.send(Resent::Unanswered(shown(outcome, said)));
+                return;
+            }
+        };
+        let mut outcomes = Outcomes::delivered(delivered);
+        outcomes += Outcomes::refused(reason, refused);
+        self.progress.resent(outcomes);
+        let _ = reply.send(if refused == 0 { Resent::Delivered } else { Resent::Refused(said_text(said)) });
+    }
+
+    fn abort(&mut self, id: AttemptId) {
+        if id == PARCEL
+            && let Some((_, reply)) = self.parcel.take()
+        {
+            let _ = reply.send(Resent::Unanswered("it was given up: the target was moved or paused".into()));
+        }
+        if let Some((_, handle)) = self.in_flight.remove(&id) {
+            handle.abort();
+        }
+    }
+
+    fn abort_all(&mut self) {
+        for id in self.in_flight.keys().copied().collect::<Vec<_>>() {
+            self.abort(id);
+        }
+    }
+
+    /// Goes on where the savepoint is now.
+    fn read_anew(&mut self, now: std::time::Instant) {
+        self.abort_all();
+        // What is settled and had no room in the savepoint is owed again; as a cut it is there.
+        self.completed.clear();
+        let savepoint = self.progress.snapshot().savepoint;
+        let resume = resume(&self.progress, self.identity);
+        self.delivery.start_over(resume.cuts, resume.unsure, now);
+        self.reading = Reading::new(&self.log, &savepoint);
+    }
+
+    /// Waits for what is in flight, until the time for that is over.
+    async fn finish(&mut self) {
+        let deadline = *self.stop.borrow();
+        while !self.in_flight.is_empty() {
+            let over = async {
+                match deadline {
+                    Some(deadline) => tokio::time::sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                Some(ended) = self.attempts.join_next() => self.ended(ended),
+                () = over => break,
+            }
+        }
+        let unanswered: Vec<AttemptId> = self.in_flight.keys().copied().collect();
+        if !unanswered.is_empty() {
+            tracing::warn!(
+                target = self.settings.name,
+                requests = unanswered.len(),
+                "no answer before the end; what is in flight is sent again at the next start"
+            );
+        }
+        for id in unanswered {
+            self.delivery.abandon(id, std::time::Instant::now());
+        }
+        self.abort_all();
+        self.book();
+        self.progress.ended();
     }
 }
 
-fn sent(header: &Header) -> Sent {
-    let protocol = match header.kind {
-        Kind::Write1 => Protocol::V1,
-        Kind::Write2 => Protocol::V2,
-        Kind::Seal => unreachable!("a cursor yields requests"),
-    };
-    Sent { protocol, samples: u64::from(header.counts.samples), histograms: u64::from(header.counts.histograms) }
+/// A number that is equal for equal names and URLs.
+fn identity(settings: &Settings) -> u64 {
+    xxhash_rust::xxh3::xxh3_64(format!("{} {}", settings.name, settings.url).as_bytes()) | 1
+}
+
+/// What a former life left behind.
+fn resume(progress: &Progress, identity: u64) -> Resume {
+    let savepoint = progress.snapshot().savepoint;
+    let is_the_same = savepoint.learned.url == identity;
+    Resume {
+        cuts: savepoint.cuts.iter().collect(),
+        unsure: savepoint.doubtful,
+        learned: if is_the_same { savepoint.learned } else { Learned::default() },
+        is_paused: savepoint.is_paused,
+    }
+}
+
+/// What became of records up to `to` is of no interest any more: they are given up, and counted so.
+fn drop_from(completed: &mut Vec<Completed>, to: Mark) {
+    completed.retain_mut(|done| {
+        if done.from.position < to.position && to.position < done.to.position {
+            // Only a gap is longer than a record.
+            done.from = to;
+            done.outcomes = Outcomes::lost(done.to.total.saturating_sub(to.total));
+        }
+        done.from.position >= to.position
+    });
+}
+
+fn shown(outcome: &Outcome, said: &Said) -> String {
+    match outcome {
+        Outcome::Hold(reason) if said.text.is_empty() => reason.to_string(),
+        Outcome::Hold(reason) => format!("{reason}: {}", said.text),
+        _ => said_text(said),
+    }
+}
+
+fn said_text(said: &Said) -> String {
+    match said.status {
+        Some(status) if said.text.is_empty() => outcome::Reason::Status(status).to_string(),
+        Some(status) => format!("{}: {}", outcome::Reason::Status(status), said.text),
+        None => said.text.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::Position;
+
+    fn done(from: u64, to: u64, outcomes: Outcomes) -> Completed {
+        let mark = |number| Mark { position: Position(number), total: 10 * number };
+        Completed { from: mark(from), to: mark(to), next: Place::default(), outcomes }
+    }
+
+    #[test]
+    fn what_is_given_up_is_not_booked_otherwise_as_well() {
+        let mut completed = vec![
+            done(4, 5, Outcomes::delivered(10)),
+            done(7, 12, Outcomes::lost(50)),
+            done(14, 15, Outcomes::expired(10)),
+        ];
+        drop_from(&mut completed, Mark { position: Position(10), total: 100 });
+        let left: Vec<_> =
+            completed.iter().map(|done| (done.from.position.0, done.to.position.0, done.outcomes)).collect();
+        assert_eq!(left, [(10, 12, Outcomes::lost(20)), (14, 15, Outcomes::expired(10))]);
+    }
 }

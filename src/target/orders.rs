@@ -1,16 +1,20 @@
-//! What a running target may be told: to go on elsewhere, or to end for good.
+//! What a running target may be told: to go on elsewhere, to pause, to believe refusals, to make a request again, or to end for good.
 //!
 //! ```text
-//!  order ---> what was settled is booked ---> the attempt in flight is given up, nothing is booked for it
-//!                                                       |
+//!  seek, drop, pause, end ---> what was settled is booked ---> attempts in flight (of what is dropped) are given up, nothing is
+//!                                                                booked for them
+//!                                                                       |
 //!             answered <--- the savepoint is moved, its epoch raised, and synced
+//!  parcel ---> waits until nothing is in flight ---> goes alone ---> accepted and its outcome are booked at once, or nothing
 //! ```
 //! An answer that comes to an attempt that was given up is never seen, so it changes nothing.
 
 use std::io;
 
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::protocol::Protocol;
 use crate::wal::{Mark, Place};
 
 /// Where a target is to go on.
@@ -29,6 +33,10 @@ pub enum Order {
     Seek(Destination),
     /// Go on there, unless that was passed already.
     Drop(Destination),
+    /// Send nothing, or go on.
+    Pause(bool),
+    /// What it refuses is to be believed, until it accepts something.
+    AcceptRefusals,
     /// End: the name is about to be forgotten.
     End,
 }
@@ -42,11 +50,37 @@ pub struct Moved {
     pub replayed: u64,
 }
 
-/// An order and who waits for it.
+/// A request that was refused once, to be made again: by itself, between batches.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// As it was received.
+    pub protocol: Protocol,
+    /// Compressed, as it goes over the wire.
+    pub body: Bytes,
+    /// Headers that came with the data.
+    pub forwarded: Vec<(String, Vec<u8>)>,
+    /// Float samples in it.
+    pub floats: u64,
+    /// Histograms in it.
+    pub histograms: u64,
+}
+
+/// What came of a parcel. With an answer it is accepted anew, and booked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Resent {
+    /// The target has it.
+    Delivered,
+    /// It does not take it, or not all of it; its text.
+    Refused(String),
+    /// Nobody knows; nothing is booked.
+    Unanswered(String),
+}
+
+/// An order, or a parcel, and who waits for it.
 #[derive(Debug)]
-pub(super) struct Letter {
-    pub order: Order,
-    pub reply: oneshot::Sender<io::Result<Moved>>,
+pub(super) enum Letter {
+    Order { order: Order, reply: oneshot::Sender<io::Result<Moved>> },
+    Parcel { parcel: Parcel, reply: oneshot::Sender<Resent> },
 }
 
 /// Gives orders to a target that runs.
@@ -65,7 +99,14 @@ impl Orders {
     /// Gives an order and waits until it was obeyed. `None` if the target does not run any more.
     pub async fn give(&self, order: Order) -> Option<io::Result<Moved>> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(Letter { order, reply }).await.ok()?;
+        self.0.send(Letter::Order { order, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Has a request made again and waits for its answer. `None` if the target does not run any more.
+    pub async fn resend(&self, parcel: Parcel) -> Option<Resent> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(Letter::Parcel { parcel, reply }).await.ok()?;
         answer.await.ok()
     }
 }

@@ -1,20 +1,22 @@
-//! What an answer of a target means for the record that was sent. Decided by status and headers, never by text (`V1-32`, `V2-30`).
+//! What an answer of a target means for what was sent. Decided by status and headers, never by text (`V1-32`, `V2-30`).
 //!
 //! | answer | outcome |
 //! |---|---|
-//! | 2xx | delivered; on 2.0 a shortfall in the `*-Written` headers is booked as refused |
+//! | 2xx | accepted; on 2.0 a shortfall in the `*-Written` headers is refused |
 //! | 2xx with `Content-Type: text/html` | hold: a captive portal or a login page has not stored anything |
 //! | 2xx, 400 or 415 to 2.0 without any `*-Written` | hold: the target does not take 2.0 (`V2-37`, `V2-42`, `V2-43`) |
-//! | 400 to 2.0 with `*-Written` | the target kept what it counts, the shortfall is refused (`V2-40`) |
-//! | 400, 409, 413, 422 | refused (`V1-37`, `V2-46`) |
+//! | 400 to 2.0 with `*-Written` | accepted, as far as the target says so; the shortfall is refused, nothing is sent again (`V2-40`) |
+//! | 413 | too large |
+//! | 400, 409, 422 | refused (`V1-37`, `V2-46`): whether all of it or one sample of it is for `delivery` to find out |
 //! | 429, 408, 425, 5xx, no answer | retry, for ever (`V1-35`, `V2-52`) |
 //! | everything else: 1xx, 3xx, 401, 403, 404, ... | hold: most likely somebody's configuration, so the data stays |
+//!
+//! 408, 502 and 504 are answers of somebody who has lost patience: as with no answer at all, the request may have arrived.
 
 use std::fmt;
 use std::time::Duration;
 
 use crate::protocol::Protocol;
-use crate::savepoint::Settled;
 
 /// What is known of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -66,12 +68,25 @@ pub struct Sent {
 /// What comes of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The record is settled.
-    Settled(Settled),
+    /// The target has it, but for so many samples that it did not keep.
+    Accepted {
+        /// Says the target's own count.
+        refused: u64,
+    },
+    /// It does not take this, as it is.
+    Refused,
+    /// It does not take so much at once.
+    TooLarge,
     /// Worth another attempt, not before the target's own time if it named one.
     Retry {
         /// Already clamped.
         retry_after: Option<Duration>,
+        /// It asks for less.
+        is_throttled: bool,
+        /// The target may have it.
+        may_have_arrived: bool,
+        /// Nothing came within the time-out.
+        timed_out: bool,
     },
     /// The target is not set up to take it, now. The data stays, it is tried slowly.
     Hold(Reason),
@@ -116,21 +131,25 @@ impl fmt::Display for Reason {
 /// The table above.
 #[must_use]
 pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
-    let all = sent.samples + sent.histograms;
-    let kept = || {
-        let refused = answer.written.shortfall(sent);
-        Outcome::Settled(Settled::Delivered { samples: all - refused, refused })
-    };
+    let as_far_as_written = || Outcome::Accepted { refused: answer.written.shortfall(sent) };
     let unconfirmed_2 = sent.protocol == Protocol::V2 && !answer.written.is_confirmed();
     match answer.status {
         code @ 200..300 if answer.is_html => Outcome::Hold(Reason::WebPage(code)),
         code @ (200..300 | 400 | 415) if unconfirmed_2 => Outcome::Hold(Reason::Not2(code)),
-        200..300 if sent.protocol == Protocol::V2 => kept(),
+        200..300 if sent.protocol == Protocol::V2 => as_far_as_written(),
         // V2-34: on 1.0 the headers mean nothing.
-        200..300 => Outcome::Settled(Settled::Delivered { samples: all, refused: 0 }),
-        400 if sent.protocol == Protocol::V2 => kept(),
-        400 | 409 | 413 | 422 => Outcome::Settled(Settled::Refused { samples: all }),
-        408 | 425 | 429 | 500..600 => Outcome::Retry { retry_after: answer.retry_after },
+        200..300 => Outcome::Accepted { refused: 0 },
+        // An empty request that is refused was not taken, whatever was written of it.
+        400 if sent.protocol == Protocol::V2 && sent.samples + sent.histograms > 0 => as_far_as_written(),
+        413 => Outcome::TooLarge,
+        400 | 409 | 422 => Outcome::Refused,
+        code @ (408 | 425 | 429 | 500..600) => Outcome::Retry {
+            retry_after: answer.retry_after,
+            // A 503 that names a pause comes from a limit, one that does not from a target that is not well.
+            is_throttled: code == 429 || (code == 503 && answer.retry_after.is_some()),
+            may_have_arrived: matches!(code, 408 | 502 | 504),
+            timed_out: false,
+        },
         code => Outcome::Hold(Reason::Status(code)),
     }
 }
@@ -150,25 +169,25 @@ mod tests {
         Answer { status, written: Written { samples, histograms, exemplars: None }, ..Answer::default() }
     }
 
-    fn delivered(samples: u64, refused: u64) -> Outcome {
-        Outcome::Settled(Settled::Delivered { samples, refused })
+    fn accepted(refused: u64) -> Outcome {
+        Outcome::Accepted { refused }
     }
 
     #[test]
     fn any_2xx_delivers_a_1_0_request_whatever_the_headers_say() {
         for code in [200, 202, 204, 299] {
-            assert_eq!(judge(V1, &status(code)), delivered(12, 0));
-            assert_eq!(judge(V1, &with_written(code, Some(0), Some(0))), delivered(12, 0), "V2-34");
+            assert_eq!(judge(V1, &status(code)), accepted(0));
+            assert_eq!(judge(V1, &with_written(code, Some(0), Some(0))), accepted(0), "V2-34");
         }
     }
 
     #[test]
     fn a_2_0_request_is_delivered_as_far_as_the_target_confirms() {
-        assert_eq!(judge(V2, &with_written(204, Some(10), Some(2))), delivered(12, 0));
-        assert_eq!(judge(V2, &with_written(204, Some(7), Some(2))), delivered(9, 3));
-        assert_eq!(judge(V2, &with_written(204, Some(7), None)), delivered(9, 3), "missing is unknown, not 0");
-        assert_eq!(judge(V2, &with_written(204, Some(99), Some(99))), delivered(12, 0), "no more than was sent");
-        assert_eq!(judge(V2, &with_written(400, Some(4), Some(0))), delivered(4, 8), "V2-40");
+        assert_eq!(judge(V2, &with_written(204, Some(10), Some(2))), accepted(0));
+        assert_eq!(judge(V2, &with_written(204, Some(7), Some(2))), accepted(3));
+        assert_eq!(judge(V2, &with_written(204, Some(7), None)), accepted(3), "missing is unknown, not 0");
+        assert_eq!(judge(V2, &with_written(204, Some(99), Some(99))), accepted(0), "no more than was sent");
+        assert_eq!(judge(V2, &with_written(400, Some(4), Some(0))), accepted(8), "V2-40");
     }
 
     #[test]
@@ -180,10 +199,13 @@ mod tests {
 
     #[test]
     fn statuses_that_say_never_refuse_the_record() {
-        for code in [400, 409, 413, 422] {
-            assert_eq!(judge(V1, &status(code)), Outcome::Settled(Settled::Refused { samples: 12 }));
+        for code in [400, 409, 422] {
+            assert_eq!(judge(V1, &status(code)), Outcome::Refused);
         }
-        assert_eq!(judge(V2, &status(409)), Outcome::Settled(Settled::Refused { samples: 12 }));
+        assert_eq!(judge(V2, &status(409)), Outcome::Refused);
+        assert_eq!((judge(V1, &status(413)), judge(V2, &status(413))), (Outcome::TooLarge, Outcome::TooLarge));
+        let empty = Sent { samples: 0, histograms: 0, ..V2 };
+        assert_eq!(judge(empty, &with_written(400, Some(0), Some(0))), Outcome::Refused);
     }
 
     #[test]
@@ -191,8 +213,14 @@ mod tests {
         let retry_after = Some(Duration::from_secs(7));
         for code in [408, 425, 429, 500, 502, 503, 504, 529, 599] {
             let answer = Answer { retry_after, ..status(code) };
-            assert_eq!(judge(V1, &answer), Outcome::Retry { retry_after });
-            assert_eq!(judge(V2, &answer), Outcome::Retry { retry_after });
+            let retry = Outcome::Retry {
+                retry_after,
+                is_throttled: code == 429 || code == 503,
+                may_have_arrived: code == 408 || code == 502 || code == 504,
+                timed_out: false,
+            };
+            assert_eq!(judge(V1, &answer), retry);
+            assert_eq!(judge(V2, &answer), retry);
         }
     }
 

@@ -32,7 +32,7 @@ use super::usage::DiskUsage;
 use walk::{Step, Walk};
 
 /// Names in a log's directory that belong to it and are no segments.
-const BESIDE: [&str; 3] = ["LOCK", "savepoints", "quarantine"];
+const BESIDE: [&str; 4] = ["LOCK", "savepoints", "quarantine", "dead-letter"];
 
 /// A busy log on a slow machine may be listed and released before it is opened: then it is listed again.
 const TRIES: usize = 10;

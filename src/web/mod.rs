@@ -3,13 +3,15 @@
 //! | path | answer |
 //! |---|---|
 //! | `GET /-/healthy` | 200 while the process serves |
-//! | `GET /-/ready` | 200 while the log takes records, else 503 and why; a bad target does not matter |
+//! | `GET /-/ready` | 200 while the log takes records, else 503 and why; a bad target does not matter, but is named |
 //! | `GET /metrics` | one snapshot of everything, for Prometheus |
 //! | `GET /api/v1/status` | the same as JSON |
 //! | `GET /` | the same for people |
 //! | `/api/v1/targets/...` | what changes something (see [`admin`]) |
+//! | `/api/v1/dead-letter...` | what targets refused (see [`dead_letters`]) |
 
 pub mod admin;
+pub mod dead_letters;
 pub mod page;
 pub mod server;
 pub mod status;
@@ -36,6 +38,8 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// The reason.
     fn ready(&self) -> Result<(), String>;
+    /// Targets that do not take data as they should, and why: a line each.
+    fn troubles(&self) -> Vec<String>;
 }
 
 /// The routes.
@@ -51,7 +55,10 @@ pub fn router(source: Arc<dyn Source>) -> Router {
 
 async fn ready(State(source): State<Arc<dyn Source>>) -> impl IntoResponse {
     match source.ready() {
-        Ok(()) => (StatusCode::OK, "promrelay is ready\n".to_owned()),
+        Ok(()) => {
+            let lines = source.troubles().into_iter().map(|line| line + "\n");
+            (StatusCode::OK, ["promrelay is ready\n".to_owned()].into_iter().chain(lines).collect())
+        }
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }

@@ -1,5 +1,7 @@
 //! `GET /api/v1/status`: names and shapes that others rely on.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 /// Everything, at one moment.
@@ -122,8 +124,26 @@ pub struct Target {
     pub lag_seconds: f64,
     /// What it is owed.
     pub pending: Pending,
+    /// Samples that come in for it, per second of the last minute.
+    pub arrival_samples_per_second: f64,
+    /// Samples that are delivered, refused, filtered or expired, per second of the last minute.
+    pub drain_samples_per_second: f64,
+    /// Until nothing is pending, if these rates stay; 0: nothing is now; null: never.
+    pub catches_up_in_seconds: Option<u64>,
+    /// Requests that are not answered yet.
+    pub in_flight: usize,
+    /// How many there may be now: at most `max_in_flight`, less when the target is slow or in trouble.
+    pub max_in_flight_now: usize,
+    /// Failed attempts in a row.
+    pub failures: u32,
+    /// What the target's 429s have taught; null: nothing.
+    pub rate_limit_samples_per_second: Option<f64>,
+    /// Requests that fail again and again while others are taken.
+    pub isolated_requests: usize,
     /// What became of all samples so far.
     pub samples: Samples,
+    /// The refused ones by reason; each is there.
+    pub refused_by: BTreeMap<&'static str, u64>,
 }
 
 /// What a target is owed.

@@ -134,7 +134,7 @@ async fn partly_settled(base: &Base) -> Image {
     let sink = Sink::start().await;
     let allowed = Arc::new(AtomicUsize::new(0));
     let mut taken = 0;
-    sink.script({
+    sink.script_for_data({
         let allowed = allowed.clone();
         move |_| {
             let takes = taken < allowed.load(Ordering::Relaxed);
@@ -142,7 +142,9 @@ async fn partly_settled(base: &Base) -> Image {
             Answer::status(if takes { 204 } else { 503 })
         }
     });
-    let mut relay = relay(&sink.url(), &["min_backoff = \"10ms\"", "max_backoff = \"20ms\""]);
+    // One record, one request.
+    let lines = ["min_backoff = \"10ms\"", "max_backoff = \"20ms\"", "max_samples_per_send = 1", "max_in_flight = 1"];
+    let mut relay = relay(&sink.url(), &lines);
     base.image.write(&relay.wal_dir());
     relay.start().await;
     let path = relay.wal_dir().join(SAVEPOINT);
@@ -180,9 +182,12 @@ async fn any_byte_of_a_savepoint_may_be_flipped_and_the_newest_of_its_other_page
         fs::write(dir.path().join(SAVEPOINT), image.bytes(SAVEPOINT)).unwrap();
         let left = pages(image.bytes(SAVEPOINT)).into_iter().flatten().max_by_key(|page| page.generation).unwrap();
         let found = Store::open(dir.path()).unwrap().find(TARGET, log_id);
-        let Found::Valid(saved) = found else { panic!("byte {at}: {found:?}") };
-        assert_eq!(saved.savepoint, left.savepoint, "byte {at}");
-        let settled = saved.savepoint.settled.position.0;
+        let Found::Valid(saved, _) = found else { panic!("byte {at}: {found:?}") };
+        // (What was in flight is doubtful after a power cut, and so after a flip in the live page.)
+        let (saved, left) = (saved.savepoint, left.savepoint);
+        assert_eq!((saved.settled, saved.ledger), (left.settled, left.ledger), "byte {at}");
+        assert_eq!(saved.ranges, left.ranges, "byte {at}");
+        let settled = saved.settled.position.0;
         counted.insert(settled);
         if number % 10 == 0 {
             let what = format!("byte {at} of the savepoint flipped");

@@ -8,7 +8,10 @@ pub mod ledger;
 pub mod relay;
 pub mod request;
 pub mod sink;
+pub mod strict;
 pub mod trace;
+pub mod upstreams;
+pub mod watch;
 
 use std::collections::BTreeSet;
 use std::net::{SocketAddr, TcpListener};

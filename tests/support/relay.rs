@@ -1,5 +1,6 @@
 //! The built binary as a process, with a directory of its own: started, killed, stopped, started again.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::net::SocketAddr;
@@ -11,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-use super::{client, eventually, free_address, ledger};
+use super::ledger::{self, Ledger};
+use super::{client, eventually, free_address};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
 const LOG_BYTES_SHOWN_MAX: usize = 16 * 1024;
@@ -186,9 +188,13 @@ impl Relay {
         }
     }
 
+    /// Of the process.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().and_then(Child::id).expect("the relay runs")
+    }
+
     fn signal(&self, signal: Signal) {
-        let id = self.process.as_ref().and_then(Child::id).expect("the relay runs");
-        let id = Pid::from_raw(id.try_into().unwrap()).unwrap();
+        let id = Pid::from_raw(self.id().try_into().unwrap()).unwrap();
         kill_process(id, signal).unwrap();
     }
 
@@ -223,6 +229,69 @@ impl Relay {
         let status = answer.json().await.unwrap();
         ledger::of_status(&status);
         status
+    }
+
+    /// What the status says of a target.
+    pub async fn target(&self, name: &str) -> serde_json::Value {
+        let status = self.status().await;
+        let mut targets = status["targets"].as_array().unwrap().iter();
+        targets.find(|target| target["name"] == name).unwrap_or_else(|| panic!("no {name} in {status}")).clone()
+    }
+
+    /// Waits until a target is in this state; what the status says of it then. The metric of the state says the same.
+    pub async fn in_state(&self, name: &str, state: &str, within: Duration) -> serde_json::Value {
+        eventually(&format!("{name} is {state}"), within, async || {
+            let target = self.target(name).await;
+            let gauge = format!("promrelay_target_state{{target={name:?},state={state:?}}} 1");
+            (target["state"] == state && self.metrics().await.lines().any(|line| line == gauge)).then_some(target)
+        })
+        .await
+    }
+
+    /// The sums of a target.
+    pub async fn ledger(&self, name: &str) -> Ledger {
+        let ledgers = ledger::of_status(&self.status().await);
+        ledgers.get(name).unwrap_or_else(|| panic!("no target {name}: {ledgers:?}")).clone()
+    }
+
+    /// How many samples of a target were refused, by reason; those for which none was are left out.
+    pub async fn refused(&self, name: &str) -> BTreeMap<String, u64> {
+        let metrics = ledger::parse(&self.metrics().await).into_iter();
+        let refused = metrics.filter(|metric| {
+            metric.name == "promrelay_target_refused_samples_total" && metric.labels["target"] == name
+        });
+        refused
+            .filter(|metric| metric.value > 0.0)
+            .map(|metric| (metric.labels["reason"].clone(), metric.value as u64))
+            .collect()
+    }
+
+    /// How many attempts there were with such an answer.
+    pub async fn attempts(&self, name: &str, code: &str) -> u64 {
+        let line = format!("promrelay_target_requests_total{{target={name:?},code={code:?}}} ");
+        let metrics = self.metrics().await;
+        let count = metrics.lines().find_map(|other| other.strip_prefix(&line));
+        count.unwrap_or_else(|| panic!("no {line}in\n{metrics}")).parse().unwrap()
+    }
+
+    /// Runs `promrelay target ...` with the configuration of this relay, to its end; nobody is at the terminal.
+    pub async fn command(&self, args: &[&str]) -> std::process::Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_promrelay"));
+        command.arg("--config").arg(self.config_path()).args(args).stdin(Stdio::null()).kill_on_drop(true);
+        tokio::time::timeout(Duration::from_secs(60), command.output()).await.expect("a command ends").unwrap()
+    }
+
+    /// As [`command`](Self::command), which must succeed; what it printed.
+    pub async fn ordered(&self, args: &[&str]) -> String {
+        let output = self.command(args).await;
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// `POST /api/v1/targets/{name}/{order}`.
+    pub async fn post(&self, name: &str, order: &str, body: &str) -> reqwest::Result<reqwest::Response> {
+        let url = self.url(&format!("/api/v1/targets/{name}/{order}"));
+        self.http.post(url).header("content-type", "application/json").body(body.to_owned()).send().await
     }
 
     /// `/metrics`; its ledger adds up.

@@ -37,6 +37,8 @@ pub struct Answer {
     body: String,
     delay: Duration,
     stores: bool,
+    /// Of each sample, if not all of them are stored.
+    keeps: Option<Vec<bool>>,
     written: bool,
 }
 
@@ -44,8 +46,15 @@ impl Answer {
     /// This status; a 2xx stores the data first.
     pub fn status(status: u16) -> Self {
         let stores = (200..300).contains(&status);
-        let headers = Vec::new();
-        Answer { status: Some(status), headers, body: String::new(), delay: Duration::ZERO, stores, written: true }
+        Answer {
+            status: Some(status),
+            headers: Vec::new(),
+            body: String::new(),
+            delay: Duration::ZERO,
+            stores,
+            keeps: None,
+            written: true,
+        }
     }
 
     /// Closes the connection instead of an answer; stores nothing unless told to.
@@ -75,6 +84,13 @@ impl Answer {
         self
     }
 
+    /// Stores these samples of the request and no others; `*-Written` headers count them.
+    pub fn keeping(mut self, keeps: Vec<bool>) -> Self {
+        self.stores = true;
+        self.keeps = Some(keeps);
+        self
+    }
+
     /// No `*-Written` headers to a 2.0 request.
     pub fn without_written(mut self) -> Self {
         self.written = false;
@@ -93,6 +109,7 @@ pub struct Sample {
     pub is_histogram: bool,
     /// How often it had been stored before.
     pub copies: u32,
+    pub is_stored: bool,
 }
 
 /// One request, in order of arrival.
@@ -110,6 +127,7 @@ pub struct Received {
     pub metadata: usize,
     /// The answer's status; `None` when the connection was closed instead.
     pub status: Option<u16>,
+    /// Or some of it.
     pub is_stored: bool,
 }
 
@@ -132,6 +150,7 @@ struct State {
     counts: Counts,
     faults: Vec<String>,
     queue: VecDeque<Answer>,
+    questions: usize,
     script: Option<Script>,
 }
 
@@ -199,6 +218,18 @@ impl Sink {
         self.lock().script = Some(Box::new(script));
     }
 
+    /// Decides every answer from now on to a request with samples in it. An empty one, which only asks whether the target is sane, is
+    /// answered with 204.
+    pub fn script_for_data(&self, mut script: impl FnMut(&Received) -> Answer + Send + 'static) {
+        self.script(move |request| if request.samples.is_empty() { Answer::status(204) } else { script(request) });
+    }
+
+    /// Answers the next requests with samples in them so, and all others with 204.
+    pub fn answer_data_in_turn(&self, answers: impl IntoIterator<Item = Answer>) {
+        let mut answers: VecDeque<Answer> = answers.into_iter().collect();
+        self.script_for_data(move |_| answers.pop_front().unwrap_or_else(|| Answer::status(204)));
+    }
+
     /// One answer, given before the script is asked; several are given one after the other.
     pub fn push(&self, answer: Answer) {
         self.lock().queue.push_back(answer);
@@ -218,6 +249,11 @@ impl Sink {
         self.lock().faults.clone()
     }
 
+    /// Empty requests so far: they are not among the others.
+    pub fn questions(&self) -> usize {
+        self.lock().questions
+    }
+
     /// Requests so far.
     pub fn arrived(&self) -> usize {
         self.lock().requests.len()
@@ -228,10 +264,16 @@ impl Sink {
         self.lock().requests.clone()
     }
 
+    /// Requests with samples in them, oldest first: not those that only ask whether the target is sane.
+    pub fn with_samples(&self) -> Vec<Received> {
+        self.lock().requests.iter().filter(|request| !request.samples.is_empty()).cloned().collect()
+    }
+
     /// The stored samples of a series in the order in which they arrived.
     pub fn samples(&self, series: &str) -> Vec<(i64, f64)> {
         let state = self.lock();
-        let stored = state.requests.iter().filter(|request| request.is_stored).flat_map(|request| &request.samples);
+        let samples = state.requests.iter().flat_map(|request| &request.samples);
+        let stored = samples.filter(|sample| sample.is_stored);
         stored.filter(|sample| &*sample.series == series).map(|sample| (sample.timestamp, sample.value)).collect()
     }
 
@@ -273,23 +315,25 @@ impl Sink {
         let (head, body) = request.into_parts();
         // A request whose body does not come whole has not come at all.
         let body = body.collect().await.map_err(|_| HungUp)?.to_bytes();
-        let content = Content::read(&head, &body);
-        let counts = content.as_ref().ok().map(|content| (content.protocol, content.counts()));
-        let answer = match content {
-            Ok(content) => self.lock().take(head, body, content),
+        let (answer, written) = match Content::read(&head, &body) {
+            Ok(content) => {
+                let protocol = content.protocol;
+                let (answer, written) = self.lock().take(head, body, content);
+                (answer, (protocol == Protocol::V2).then_some(written))
+            }
             Err(Fault { status, text }) => {
                 self.lock().faults.push(format!("{text}: {head:?}"));
-                Answer::status(status).body(&text)
+                (Answer::status(status).body(&text), None)
             }
         };
         tokio::time::sleep(answer.delay).await;
         let Some(status) = answer.status else { return Err(HungUp) };
         let mut response = hyper::Response::new(Full::from(answer.body));
         *response.status_mut() = status.try_into().unwrap();
-        if let Some((Protocol::V2, counts)) = counts.filter(|_| answer.written) {
-            for (kind, count) in ["samples", "histograms", "exemplars"].into_iter().zip(counts) {
+        if let Some(written) = written.filter(|_| answer.written) {
+            for (kind, count) in ["samples", "histograms", "exemplars"].into_iter().zip(written) {
                 let name = HeaderName::try_from(format!("x-prometheus-remote-write-{kind}-written")).unwrap();
-                response.headers_mut().insert(name, HeaderValue::from(if answer.stores { count } else { 0 }));
+                response.headers_mut().insert(name, HeaderValue::from(count));
             }
         }
         for (name, value) in answer.headers {
@@ -300,8 +344,9 @@ impl Sink {
 }
 
 impl State {
-    /// Decides on a request, remembers it, and stores it if the decision says so.
-    fn take(&mut self, head: Parts, body: Bytes, content: Content) -> Answer {
+    /// Decides on a request, remembers it, and stores it if the decision says so. How many samples, histograms and exemplars were
+    /// stored.
+    fn take(&mut self, head: Parts, body: Bytes, content: Content) -> (Answer, [usize; 3]) {
         let mut request = Received {
             number: self.requests.len(),
             at: Instant::now(),
@@ -315,20 +360,29 @@ impl State {
             status: None,
             is_stored: false,
         };
-        let answer = match (self.queue.pop_front(), &mut self.script) {
+        // A question whether the target is sane: no answer that was meant for data is used up by it, and no test counts it.
+        let is_question = request.samples.is_empty() && request.exemplars == 0 && request.metadata == 0;
+        let pushed = if is_question { None } else { self.queue.pop_front() };
+        let answer = match (pushed, &mut self.script) {
             (Some(answer), _) => answer,
             (None, Some(script)) => script(&request),
             (None, None) => Answer::status(204),
         };
+        if is_question {
+            self.questions += 1;
+            return (answer, [0; 3]);
+        }
         request.status = answer.status;
-        request.is_stored = answer.stores;
-        if answer.stores {
-            for (sample, bits) in request.samples.iter_mut().zip(content.bits) {
+        request.is_stored = answer.stores && answer.keeps.as_ref().is_none_or(|keeps| keeps.contains(&true));
+        let mut written = [0, 0, if answer.stores { request.exemplars } else { 0 }];
+        for (place, (sample, bits)) in request.samples.iter_mut().zip(content.bits).enumerate() {
+            if answer.stores && answer.keeps.as_ref().is_none_or(|keeps| keeps[place]) {
                 self.store(sample, bits);
+                written[usize::from(sample.is_histogram)] += 1;
             }
         }
         self.requests.push(request);
-        answer
+        (answer, written)
     }
 
     fn store(&mut self, sample: &mut Sample, bits: u64) {
@@ -345,6 +399,7 @@ impl State {
             self.counts.out_of_order += 1;
         }
         values.push(bits);
+        sample.is_stored = true;
     }
 }
 
@@ -397,12 +452,6 @@ struct Content {
 }
 
 impl Content {
-    /// Samples, histograms, exemplars.
-    fn counts(&self) -> [usize; 3] {
-        let histograms = self.samples.iter().filter(|sample| sample.is_histogram).count();
-        [self.samples.len() - histograms, histograms, self.exemplars]
-    }
-
     fn read(head: &Parts, body: &[u8]) -> Result<Content, Fault> {
         let header = |name: &str| match head.headers.get_all(name).iter().collect::<Vec<_>>()[..] {
             [value] => Ok(value.to_str().unwrap_or("not text")),
@@ -501,7 +550,14 @@ impl Content {
     fn add(&mut self, series: &Arc<str>, timestamp: i64, value: f64, histogram: Option<Vec<u8>>) {
         let is_histogram = histogram.is_some();
         self.bits.push(histogram.map_or(value.to_bits(), |bytes| xxhash_rust::xxh3::xxh3_64(&bytes)));
-        self.samples.push(Sample { series: series.clone(), timestamp, value, is_histogram, copies: 0 });
+        self.samples.push(Sample {
+            series: series.clone(),
+            timestamp,
+            value,
+            is_histogram,
+            copies: 0,
+            is_stored: false,
+        });
     }
 }
 

@@ -1,5 +1,6 @@
 //! Targets of a log that no process uses: its files are opened as a start would, under its lock.
 
+use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,12 +10,12 @@ use crate::clock::now_ms;
 use crate::clock::point::parse_point;
 use crate::config::Config;
 use crate::relay::moves::{destination, plan};
-use crate::savepoint::{self, Found, Saved, Savepoint, Store};
+use crate::savepoint::{self, Ended, Found, Saved, Savepoint, Store};
 use crate::target::Destination;
 use crate::wal::directory::Directory;
 use crate::wal::survey::Survey;
 use crate::wal::{Closer, Log, Mark, Observer, Opened};
-use crate::web::admin::Plan;
+use crate::web::admin::{Paused, Plan};
 
 /// See the module.
 pub(super) struct Files {
@@ -34,13 +35,20 @@ pub(super) fn rows(config: &Config) -> Result<Vec<Row>, TargetError> {
     let row = |listed: &savepoint::Listed| {
         let is_configured = config.targets.iter().any(|target| target.name == listed.name);
         let Some(page) = listed.newest() else { return Row::damaged(&listed.name) };
-        let Savepoint { settled, ledger, .. } = page.savepoint;
+        let savepoint = &page.savepoint;
+        let Savepoint { settled, ledger, .. } = savepoint;
         Row {
             name: listed.name.clone(),
-            state: if is_configured { "stopped" } else { "orphan" }.to_owned(),
+            state: match (is_configured, savepoint.is_paused) {
+                (false, _) => "orphan",
+                (true, false) => "stopped",
+                (true, true) => "paused",
+            }
+            .to_owned(),
+            catches_up_in_seconds: None,
             settled: settled.position.0,
-            pending_records: end.position.0.saturating_sub(settled.position.0),
-            pending_samples: end.total.saturating_sub(settled.total),
+            pending_records: savepoint.pending_records(end.position),
+            pending_samples: savepoint.pending(end.total.saturating_sub(settled.total)),
             delivered: ledger.delivered,
             refused: ledger.refused,
             dropped: ledger.dropped,
@@ -69,7 +77,11 @@ impl Files {
 
     fn find(&self, name: &str) -> Result<Saved, TargetError> {
         match self.store.find(name, self.log.id()) {
-            Found::Valid(saved) => Ok(saved),
+            Found::Valid(mut saved, ended) => {
+                // Nothing is sent from here.
+                saved.savepoint.is_clean = ended == Ended::Clean;
+                Ok(saved)
+            }
             Found::Foreign(_) | Found::Damaged => Err(TargetError::Unusable(name.to_owned())),
             Found::New => {
                 let known = self.store.known().map(str::to_owned).collect();
@@ -81,19 +93,40 @@ impl Files {
     pub(super) fn plan(&self, name: &str, to: &str) -> Result<(Plan, Destination), TargetError> {
         let saved = self.find(name)?;
         let destination = destination(&self.log, parse_point(to, now_ms())?);
-        Ok((plan(&self.log, name, saved.savepoint.settled, destination.mark), destination))
+        Ok((plan(&self.log, name, &saved.savepoint, destination.mark), destination))
     }
 
     pub(super) fn seek(&mut self, name: &str, to: Destination) -> Result<(), TargetError> {
         let Saved { generation, epoch, mut savepoint } = self.find(name)?;
-        if to.mark.position > savepoint.settled.position {
-            let samples = self.log.samples_between(savepoint.settled, to.mark);
-            savepoint.skip(to.mark, to.place, samples);
-        } else {
-            savepoint.replay(to.mark, to.place);
+        match to.mark.position.cmp(&savepoint.settled.position) {
+            Ordering::Greater => {
+                let samples = self.log.samples_between(savepoint.settled, to.mark);
+                savepoint.skip(to.mark, to.place, samples);
+            }
+            Ordering::Less => {
+                savepoint.replay(to.mark, to.place);
+            }
+            Ordering::Equal => {}
         }
-        // Opening writes it, synced. The live page, if it is older, does not count any more.
-        let saved = Saved { generation: generation + 1, epoch: epoch + 1, savepoint };
+        self.write(name, Saved { generation: generation + 1, epoch: epoch + 1, savepoint })
+    }
+
+    /// Whether it has, or had, a savepoint.
+    pub(super) fn is_known(&self, name: &str) -> bool {
+        self.store.known().any(|known| known == name)
+    }
+
+    pub(super) fn pause(&mut self, name: &str, is_paused: bool) -> Result<Paused, TargetError> {
+        let Saved { generation, epoch, mut savepoint } = self.find(name)?;
+        if savepoint.is_paused != is_paused {
+            savepoint.is_paused = is_paused;
+            self.write(name, Saved { generation: generation + 1, epoch, savepoint })?;
+        }
+        Ok(Paused { target: name.to_owned(), paused: is_paused })
+    }
+
+    /// Opening writes it, synced. The live page, if it is older, does not count any more.
+    fn write(&mut self, name: &str, saved: Saved) -> Result<(), TargetError> {
         let file = self.store.open_file(name, self.log.id(), saved)?;
         if !file.was_synced() {
             return Err(TargetError::Io(std::io::Error::other("the savepoint cannot be written")));
@@ -104,9 +137,12 @@ impl Files {
     pub(super) fn plan_forget(&self, name: &str) -> Result<Plan, TargetError> {
         let end = self.log.readable().mark;
         match self.find(name) {
-            Ok(saved) => Ok(plan(&self.log, name, saved.savepoint.settled, end)),
+            Ok(saved) => Ok(plan(&self.log, name, &saved.savepoint, end)),
             // What is damaged can be forgotten all the same.
-            Err(TargetError::Unusable(_)) => Ok(plan(&self.log, name, self.log.start(), end)),
+            Err(TargetError::Unusable(_)) => {
+                let nothing = Savepoint { settled: self.log.start(), ..Savepoint::default() };
+                Ok(plan(&self.log, name, &nothing, end))
+            }
             Err(error) => Err(error),
         }
     }

@@ -1,5 +1,5 @@
-//! `promrelay target`: what each target has settled, and moving it. On a log that no process uses this is done on its files; else the
-//! process that uses it is asked, over its HTTP interface.
+//! `promrelay target`: what each target has settled; moving, pausing and believing it. On a log that no process uses this is done on its
+//! files; else the process that uses it is asked, over its HTTP interface.
 //!
 //! ```text
 //!   lock of wal.dir free   ---> files        Directory, Store, Log: as a start would
@@ -10,17 +10,17 @@ mod files;
 mod live;
 mod ls;
 
-use std::io::{BufRead, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
-use super::{chain, say};
+use super::live::LiveError;
+use super::{chain, is_confirmed, out, say};
 use crate::clock::now_ms;
 use crate::clock::point::parse_point;
 use crate::config::Config;
 use crate::wal::directory::{Directory, DirectoryError};
-use crate::web::admin::Plan;
+use crate::web::admin::{Paused, Plan};
 use files::Files;
 use live::Live;
 
@@ -49,6 +49,22 @@ enum Command {
         #[arg(long, short)]
         yes: bool,
     },
+    /// Send nothing to a target until `resume`, also after a restart. The log keeps what it is owed, as for a target that is away.
+    Pause {
+        /// The target.
+        name: String,
+    },
+    /// Let a paused target go on.
+    Resume {
+        /// The target.
+        name: String,
+    },
+    /// Believe a target that refuses everything (`suspect`): what it refuses counts as refused and is not sent again, until it accepts
+    /// something. Needs a running promrelay.
+    AcceptRefusals {
+        /// The target.
+        name: String,
+    },
     /// Give a target's savepoint another name, so that the configuration may. Needs promrelay to be stopped.
     Rename {
         /// What it is called now.
@@ -65,6 +81,20 @@ enum Command {
         #[arg(long, short)]
         yes: bool,
     },
+}
+
+impl Command {
+    /// The target that something is done to, on files or live.
+    fn moved(&self) -> Option<&str> {
+        match self {
+            Command::Seek { name, .. }
+            | Command::Forget { name, .. }
+            | Command::Pause { name }
+            | Command::Resume { name }
+            | Command::AcceptRefusals { name } => Some(name),
+            Command::Ls | Command::Rename { .. } => None,
+        }
+    }
 }
 
 /// Why a command did not do it.
@@ -96,14 +126,12 @@ enum TargetError {
         "a running promrelay (pid {0}) uses the log: stop it first, rename, and start it with the new name in its configuration"
     )]
     Runs(String),
-    #[error("cannot reach the promrelay that uses the log, at {url}")]
-    Unreachable {
-        url: String,
-        #[source]
-        source: reqwest::Error,
-    },
-    #[error("promrelay at {url} says: {said}")]
-    Refused { url: String, said: String },
+    #[error("no promrelay runs on the log in {0}: there is nobody to believe a target; start it first")]
+    Stopped(String),
+    #[error("{}", crate::relay::moves::orphan_text(.0))]
+    Orphan(String),
+    #[error(transparent)]
+    Live(#[from] LiveError),
     #[error("nothing was done")]
     Declined,
 }
@@ -132,16 +160,19 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
     if !config.wal_dir.is_dir() {
         return Err(TargetError::NoLog(config.wal_dir.display().to_string()));
     }
-    if let Command::Seek { name, .. } | Command::Forget { name, .. } = command
+    if let Some(name) = command.moved()
         && !crate::savepoint::is_name(name)
     {
-        return Err(TargetError::Name(name.clone()));
+        return Err(TargetError::Name(name.to_owned()));
     }
     let targets = match Directory::open(&config.wal_dir) {
         // Listing changes nothing, not even what a start would.
         Ok(directory) if matches!(command, Command::Ls) => {
             drop(directory);
             return ls::print(&files::rows(config)?, *json);
+        }
+        Ok(_) if matches!(command, Command::AcceptRefusals { .. }) => {
+            return Err(TargetError::Stopped(config.wal_dir.display().to_string()));
         }
         Ok(directory) => Targets::Files(Box::new(Files::open(directory, config)?)),
         Err(DirectoryError::Locked { holder, .. }) => {
@@ -181,6 +212,23 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
             let plan = live.forget(name)?;
             done(&plan, *json, &forget_text(&plan));
         }
+        (Command::Pause { name } | Command::Resume { name }, targets) => {
+            let is_paused = matches!(command, Command::Pause { .. });
+            let paused = match targets {
+                Targets::Files(mut files) => {
+                    if !config.targets.iter().any(|target| target.name == *name) && files.is_known(name) {
+                        return Err(TargetError::Orphan(name.clone()));
+                    }
+                    files.pause(name, is_paused)?
+                }
+                Targets::Live(live) => live.pause(name, is_paused)?,
+            };
+            done(&paused, *json, &pause_text(&paused));
+        }
+        (Command::AcceptRefusals { name }, Targets::Live(live)) => {
+            let text = format!("what {name} refuses is believed and not sent again, until it accepts something");
+            done(&live.accept_refusals(name)?, *json, &text);
+        }
         (Command::Rename { old, new }, Targets::Files(mut files)) => {
             if !crate::savepoint::is_name(new) {
                 return Err(TargetError::Name(new.clone()));
@@ -192,7 +240,8 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
                 out(&format!("{old} is {new} now: change its name in the configuration before the next start"));
             }
         }
-        (Command::Rename { .. }, Targets::Live(_)) | (Command::Ls, Targets::Files(_)) => unreachable!("done above"),
+        (Command::Rename { .. }, Targets::Live(_))
+        | (Command::Ls | Command::AcceptRefusals { .. }, Targets::Files(_)) => unreachable!("done above"),
     }
     Ok(())
 }
@@ -219,34 +268,24 @@ fn forget_text(plan: &Plan) -> String {
     )
 }
 
-/// Asks on the terminal; without one the answer is no.
-fn ask(what: &str, yes: bool) -> Result<(), TargetError> {
-    if yes {
-        return Ok(());
+fn pause_text(Paused { target, paused }: &Paused) -> String {
+    if *paused {
+        format!(
+            "{target} is paused: nothing is sent to it until `promrelay target resume {target}`; the log keeps its data"
+        )
+    } else {
+        format!("{target} goes on")
     }
-    let mut stderr = std::io::stderr();
-    let _ = write!(stderr, "{what}. Go on? [y/N] ");
-    let _ = stderr.flush();
-    let mut answer = String::new();
-    let read = std::io::stdin().lock().read_line(&mut answer);
-    if read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes") {
-        return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        let _ = writeln!(stderr, "\n(--yes goes on without asking)");
-    }
-    Err(TargetError::Declined)
 }
 
-fn done(plan: &Plan, json: bool, text: &str) {
+fn ask(what: &str, yes: bool) -> Result<(), TargetError> {
+    if yes || is_confirmed(what) { Ok(()) } else { Err(TargetError::Declined) }
+}
+
+fn done(answer: &impl serde::Serialize, json: bool, text: &str) {
     if json {
-        out(&serde_json::to_string(plan).expect("a plan is JSON"));
+        out(&serde_json::to_string(answer).expect("an answer is JSON"));
     } else {
         out(text);
     }
-}
-
-/// A line on stdout. If nobody reads it, it was done all the same.
-fn out(line: &str) {
-    let _ = writeln!(std::io::stdout(), "{line}");
 }

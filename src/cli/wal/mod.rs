@@ -3,7 +3,7 @@
 mod content;
 mod dump;
 mod ls;
-mod text;
+pub(super) mod text;
 mod verify;
 
 use std::io::{self, BufWriter, Write};

@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::text::{count, json, plain, size};
 use super::{Common, Seen, ToolError, file_name, hex, positions, raw_file_name};
 use crate::savepoint::{self, Ledger, Listed, PageState};
-use crate::wal::Mark;
 use crate::wal::survey::check::{self, Expected, Finding, Severity, Watcher, Whole};
+use crate::wal::{Mark, Position};
 
 /// A line on a terminal is renewed, another output gets a new one.
 const RENEW_EVERY: Duration = Duration::from_millis(200);
@@ -80,6 +80,10 @@ struct SavepointJson {
     pages: [&'static str; 3],
     settled: Option<u64>,
     settled_total: Option<u64>,
+    /// What is settled above, and the batches that were in flight: first and last positions.
+    ranges: Vec<[u64; 2]>,
+    cuts: Vec<[u64; 2]>,
+    paused: bool,
     ledger: Option<LedgerJson>,
     ahead: bool,
     behind: bool,
@@ -285,6 +289,12 @@ fn judge(seen: &Seen, savepoint: &Listed) -> SavepointJson {
         pages,
         settled: newest.map(|savepoint| savepoint.settled.position.0),
         settled_total: newest.map(|savepoint| savepoint.settled.total),
+        ranges: newest.map_or_else(Vec::new, |savepoint| {
+            savepoint.ranges.iter().map(|range| [range.from.position.next().0, range.to.position.0]).collect()
+        }),
+        cuts: newest
+            .map_or_else(Vec::new, |savepoint| savepoint.cuts.iter().map(|cut| [cut.first.0, cut.last.0]).collect()),
+        paused: newest.is_some_and(|savepoint| savepoint.is_paused),
         ledger: newest.map(|savepoint| {
             let Ledger { accepted, delivered, refused, filtered, expired, dropped, lost, .. } = savepoint.ledger;
             LedgerJson { accepted, delivered, refused, filtered, expired, dropped, lost }
@@ -304,9 +314,22 @@ impl SavepointJson {
         if let Some(settled) = self.settled {
             words.push(format!("settled {settled}"));
         }
+        let spans = |spans: &[[u64; 2]]| {
+            let spans = spans.iter().map(|[first, last]| positions(Position(first - 1), Position(*last)));
+            spans.collect::<Vec<_>>().join(", ")
+        };
+        if !self.ranges.is_empty() {
+            words.push(format!("and above it {}", spans(&self.ranges)));
+        }
+        if !self.cuts.is_empty() {
+            words.push(format!("in flight {}", spans(&self.cuts)));
+        }
+        if self.paused {
+            words.push("paused".into());
+        }
         words.push(format!("pages {}", self.pages.join(", ")));
         match (&self.ledger, self.pages.contains(&"unbalanced")) {
-            (_, true) => words.push("a page's ledger does not add up".into()),
+            (_, true) => words.push("what a page says does not add up".into()),
             (Some(_), false) => words.push("the ledger adds up".into()),
             (None, false) => {}
         }

@@ -1,0 +1,207 @@
+//! Series that a target refuses again and again, and what it was given up for as poison: remembered so that they do not split every batch
+//! for ever. Pure.
+//!
+//! A series counts as a *steady culprit* of a sender when it was refused alone in two batches in a row: an HA pair with equal labels is
+//! refused from one of the two senders only, a duplicate series from whoever sends it second. What is taken once is forgotten.
+//!
+//! Bounded: [`CULPRITS_MAX`] series and as many of poison; when there are more, the oldest are forgotten and cost splits again.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::batch::Role;
+
+/// The most series that are remembered of each kind: a megabyte at most.
+pub const CULPRITS_MAX: usize = 16 << 10;
+/// What was not refused for so long is no culprit any more.
+const REMEMBERED: Duration = Duration::from_secs(3600);
+/// Batches in a row.
+const STEADY: u32 = 2;
+
+/// A series of a sender. A number that is equal for equal ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Suspect(u64);
+
+impl Suspect {
+    /// This series, as this sender sends it.
+    #[must_use]
+    pub fn new(series: u64, sender: Option<IpAddr>) -> Suspect {
+        let sender = match sender {
+            None => 0,
+            Some(IpAddr::V4(address)) => u64::from(u32::from(address)) | 1 << 40,
+            Some(IpAddr::V6(address)) => {
+                let bits = u128::from(address);
+                (bits ^ (bits >> 64)) as u64
+            }
+        };
+        Suspect(series ^ sender.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    times: u32,
+    last: Instant,
+}
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Culprits {
+    refused: HashMap<Suspect, Refused>,
+    /// Since when; and whether it was given up, or has only failed alone so far.
+    poison: HashMap<Suspect, (Instant, bool)>,
+    /// Header sets.
+    poison_headers: HashMap<u64, Instant>,
+}
+
+impl Culprits {
+    /// Nothing is remembered, so nobody needs to look at series for it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.refused.is_empty() && self.poison.is_empty()
+    }
+
+    /// How a series of a sender is to be sent.
+    #[must_use]
+    pub fn role(&self, suspect: Suspect) -> Role {
+        if self.poison.contains_key(&suspect) {
+            return Role::Poison;
+        }
+        match self.refused.get(&suspect) {
+            Some(refused) if refused.times >= STEADY => Role::Culprits,
+            _ => Role::Main,
+        }
+    }
+
+    /// Whether something of a series was refused lately.
+    #[must_use]
+    pub fn knows(&self, suspect: Suspect) -> bool {
+        self.refused.contains_key(&suspect) || self.poison.contains_key(&suspect)
+    }
+
+    /// A series was refused in a request of its own.
+    pub fn refused(&mut self, suspect: Suspect, now: Instant) {
+        if self.refused.len() >= CULPRITS_MAX && !self.refused.contains_key(&suspect) {
+            forget_oldest(&mut self.refused, |refused| refused.last, now);
+        }
+        let refused = self.refused.entry(suspect).or_insert(Refused { times: 0, last: now });
+        refused.times = refused.times.saturating_add(1);
+        refused.last = now;
+    }
+
+    /// A series was taken, and nothing of it refused in the same batch.
+    pub fn accepted(&mut self, suspect: Suspect) {
+        self.refused.remove(&suspect);
+        self.poison.remove(&suspect);
+    }
+
+    /// A series failed alone.
+    pub fn struck(&mut self, suspect: Suspect, now: Instant) {
+        self.remember_poison(suspect, now, false);
+    }
+
+    /// A series was given up as poison.
+    pub fn poisoned(&mut self, suspect: Suspect, now: Instant) {
+        self.remember_poison(suspect, now, true);
+    }
+
+    fn remember_poison(&mut self, suspect: Suspect, now: Instant, is_given_up: bool) {
+        if self.poison.len() >= CULPRITS_MAX && !self.poison.contains_key(&suspect) {
+            forget_oldest(&mut self.poison, |(last, _)| *last, now);
+        }
+        let known = self.poison.entry(suspect).or_insert((now, false));
+        *known = (now, known.1 || is_given_up);
+    }
+
+    /// Whether a series was given up as poison.
+    #[must_use]
+    pub fn was_given_up(&self, suspect: Suspect) -> bool {
+        self.poison.get(&suspect).is_some_and(|(_, is_given_up)| *is_given_up)
+    }
+
+    /// A set of forwarded headers was given up as poison.
+    pub fn poisoned_headers(&mut self, headers: u64, now: Instant) {
+        if self.poison_headers.len() >= CULPRITS_MAX {
+            forget_oldest(&mut self.poison_headers, |last| *last, now);
+        }
+        self.poison_headers.insert(headers, now);
+    }
+
+    /// Whether requests with these headers get one attempt.
+    #[must_use]
+    pub fn is_poison_headers(&self, headers: u64) -> bool {
+        self.poison_headers.contains_key(&headers)
+    }
+
+    /// A request with these headers was taken.
+    pub fn accepted_headers(&mut self, headers: u64) {
+        self.poison_headers.remove(&headers);
+    }
+
+    /// Forgets what was long ago.
+    pub fn forget(&mut self, now: Instant) {
+        self.refused.retain(|_, refused| now.saturating_duration_since(refused.last) < REMEMBERED);
+    }
+}
+
+/// Makes room: the older half goes.
+fn forget_oldest<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant, now: Instant) {
+    let mut ages: Vec<Duration> = map.values().map(|value| now.saturating_duration_since(last(value))).collect();
+    let middle = ages.len() / 2;
+    let (_, median, _) = ages.select_nth_unstable(middle);
+    let median = *median;
+    let before = map.len();
+    map.retain(|_, value| now.saturating_duration_since(last(value)) < median);
+    if map.len() == before || map.is_empty() {
+        map.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1)));
+    const B: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
+
+    #[test]
+    fn a_series_is_a_steady_culprit_when_it_was_refused_in_two_batches_in_a_row() {
+        let (mut culprits, now) = (Culprits::default(), Instant::now());
+        let suspect = Suspect::new(7, A);
+        culprits.refused(suspect, now);
+        assert_eq!(culprits.role(suspect), Role::Main);
+        culprits.accepted(suspect);
+        culprits.refused(suspect, now);
+        assert_eq!(culprits.role(suspect), Role::Main, "in a row");
+        culprits.refused(suspect, now);
+        assert_eq!(culprits.role(suspect), Role::Culprits);
+        assert_eq!(culprits.role(Suspect::new(8, A)), Role::Main);
+        culprits.accepted(suspect);
+        assert!(culprits.is_empty());
+    }
+
+    #[test]
+    fn of_two_senders_of_equal_series_only_the_refused_one_is_meant() {
+        let (mut culprits, now) = (Culprits::default(), Instant::now());
+        for _ in 0..2 {
+            culprits.refused(Suspect::new(7, B), now);
+            culprits.accepted(Suspect::new(7, A));
+        }
+        assert_eq!(culprits.role(Suspect::new(7, A)), Role::Main);
+        assert_eq!(culprits.role(Suspect::new(7, B)), Role::Culprits);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_what_was_long_ago_is_forgotten() {
+        let (mut culprits, now) = (Culprits::default(), Instant::now());
+        for series in 0..100_000 {
+            culprits.refused(Suspect::new(series, A), now + Duration::from_millis(series));
+            culprits.poisoned(Suspect::new(series, A), now + Duration::from_millis(series));
+        }
+        assert!(culprits.refused.len() <= CULPRITS_MAX && culprits.poison.len() <= CULPRITS_MAX);
+        assert!(culprits.refused.contains_key(&Suspect::new(99_999, A)), "the newest are kept");
+        culprits.forget(now + Duration::from_secs(2 * 3600));
+        assert!(culprits.refused.is_empty());
+    }
+}

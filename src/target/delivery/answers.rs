@@ -1,0 +1,493 @@
+//! What follows from an answer: booked, halved, sent again.
+
+use std::time::Instant;
+
+use super::super::batch::{Contents, Role};
+use super::super::culprits::Suspect;
+use super::super::outcome::Outcome;
+use super::super::suspicion::Finding;
+use super::super::window::BatchId;
+use super::{AttemptId, BUDGET_MAX, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
+use crate::savepoint::Reason;
+
+/// Refusals in a row, with nothing accepted of the batch, after which a record is not taken apart any more.
+const HOPELESS: u32 = 32;
+/// Extra requests that one batch may cost below the records.
+const SPLITS_MAX: u32 = 512;
+
+impl Delivery {
+    /// An attempt was answered, or was not: `may_have_arrived` says whether the request can be at the target.
+    pub fn answered(
+        &mut self,
+        id: AttemptId,
+        outcome: Outcome,
+        said: Said,
+        contents: &dyn Contents,
+        now: Instant,
+        random: f64,
+    ) {
+        let Some(flight) = self.flights.remove(&id) else { return };
+        match flight.what.clone() {
+            What::Empty { is_curious: true, .. } => self.curiosity_answered(&flight, &outcome, now, random),
+            What::Empty { question_about, .. } => {
+                self.question_answered(&flight, question_about, outcome, now, random);
+            }
+            What::Piece { batch, question_about } => {
+                let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
+                active.flight = None;
+                match outcome {
+                    Outcome::Accepted { refused } if refused < flight.samples.all() || refused == 0 => {
+                        self.accepted(batch, &flight, refused, said, contents, now);
+                        self.question_passed(question_about, now);
+                    }
+                    // A target of 2.0 that kept nothing has refused it, and looked at each sample.
+                    Outcome::Accepted { .. } => {
+                        self.pace.refused(now, flight.ticket);
+                        self.out_of_trouble();
+                        self.suspicion.refused(now);
+                        let active = self.batches.get_mut(&batch).expect("it was in flight");
+                        active.refused_at.get_or_insert(now);
+                        let piece = active.batch.front().expect("it was in flight");
+                        let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
+                        self.give_up(batch, reason, said, contents, now);
+                        self.question_passed(question_about, now);
+                    }
+                    Outcome::Refused => {
+                        self.pace.refused(now, flight.ticket);
+                        self.out_of_trouble();
+                        self.refused(batch, said, contents, now);
+                        self.question_passed(question_about, now);
+                    }
+                    Outcome::TooLarge => {
+                        self.pace.refused(now, flight.ticket);
+                        self.out_of_trouble();
+                        self.too_large(batch, &flight, said, contents, now);
+                    }
+                    Outcome::Retry { .. } | Outcome::Hold(_) => {
+                        self.failed(batch, &flight, question_about, &outcome, said, contents, now, random);
+                    }
+                }
+                self.finish(batch, now);
+            }
+        }
+    }
+
+    pub(super) fn accepted(
+        &mut self,
+        id: BatchId,
+        flight: &Flight,
+        refused: u64,
+        said: Said,
+        contents: &dyn Contents,
+        now: Instant,
+    ) {
+        let has_backlog = self.lanes.iter().any(|lane| !lane.queue.is_empty());
+        self.pace.success(now, flight.ticket, has_backlog);
+        self.out_of_trouble();
+        self.last_accepted = self.last_accepted.max(Some(flight.started));
+        let took = now.saturating_duration_since(flight.started);
+        self.round_trip = Some(self.round_trip.map_or(took, |before| (before * 3 + took) / 4));
+        if flight.samples.all() > 0 {
+            self.suspicion.accepted(flight.started);
+        }
+        // What was learned from a refusal of something larger regrows.
+        if let Some(learned) = &mut self.learned_bytes
+            && flight.bytes as f64 > *learned * 0.5
+        {
+            *learned *= 1.02;
+            if *learned >= self.rules.max_bytes_per_send as f64 {
+                self.learned_bytes = None;
+            }
+        }
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        let piece = active.batch.front().expect("it was in flight");
+        let parts = if refused > 0 { parts_of(&active.batch, &piece.parts) } else { Vec::new() };
+        let (kind, headers) = (active.kind, active.headers);
+        let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
+        if headers != 0 {
+            self.culprits.accepted_headers(headers);
+        }
+        if !self.culprits.is_empty() {
+            let active = self.batches.get_mut(&id).expect("it was in flight");
+            for (record, entry) in active.batch.front_entries(contents) {
+                let suspect = Suspect::new(entry.series, active.batch.record(record).meta.sender);
+                if self.culprits.knows(suspect) {
+                    active.taken.insert(suspect);
+                }
+            }
+        }
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        active.not_before = None;
+        active.batch.has_accepted = true;
+        active.batch.refusals_in_a_row = 0;
+        active.batch.resent_in_a_row = 0;
+        active.refused_at = None;
+        active.batch.book(refused, reason, contents);
+        // The larger piece was refused, its first half was not: the culprit is in the other.
+        if let Some(next) = active.batch.front_mut()
+            && std::mem::take(&mut next.is_bad_if_left_was_taken)
+            && refused == 0
+            && !next.is_possibly_delivered
+        {
+            next.is_known_bad = true;
+        }
+        if refused > 0 {
+            active.refused.push(Refused { kind, parts, reason, said, samples: refused, is_partial: true });
+        }
+        if active.batch.front().is_some_and(|next| next.role == Role::Poison) {
+            self.narrow(id, contents);
+        }
+    }
+
+    pub(super) fn refused(&mut self, id: BatchId, said: Said, contents: &dyn Contents, now: Instant) {
+        self.suspicion.refused(now);
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        active.refused_at.get_or_insert(now);
+        active.batch.refusals_in_a_row += 1;
+        let has_accepted = active.batch.has_accepted;
+        let piece = active.batch.front_mut().expect("it was in flight");
+        piece.failures = 0;
+        piece.failing_since = None;
+        let is_possibly_delivered = piece.is_possibly_delivered;
+        let (role, is_cheap) = (piece.role, piece.is_cheap);
+        if is_possibly_delivered {
+            active.batch.resent_in_a_row += 1;
+        }
+        if is_possibly_delivered && !has_accepted && active.batch.resent_in_a_row >= RESENT_TRIES {
+            // (What was never sent is not among them.)
+            while self.batches[&id].batch.front().is_some_and(|piece| piece.is_possibly_delivered) {
+                self.give_up(id, Reason::Resent, said.clone(), contents, now);
+            }
+            return;
+        }
+        // What is refused together with many that are always refused is not worth the search, while others need the budget.
+        let is_usual = role == Role::Culprits && self.budget < BUDGET_MAX / 2.0 && !is_cheap;
+        let is_divisible = self.batches.get_mut(&id).expect("it is there").batch.is_divisible(contents);
+        if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
+            self.halve(id, contents, !is_possibly_delivered);
+            return;
+        }
+        let record_by_record = self.suspicion.goes_record_by_record(now);
+        let reason = match (is_possibly_delivered, is_divisible && role == Role::Main && !record_by_record) {
+            (true, _) => Reason::Resent,
+            (false, true) => Reason::Unsplit,
+            (false, false) => Reason::Status,
+        };
+        // Perhaps the target goes wrong just now. It is asked before a piece is believed, and again when, after something of the batch was taken,
+        // one piece after the other is refused; then the piece is sent again.
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let is_a_piece = active.batch.pieces() > 1 || has_accepted;
+        let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted > at);
+        let in_a_row = active.given_up_at.filter(|at| has_accepted && !was_accepted_since(*at));
+        let piece = active.batch.front_mut().expect("it was in flight");
+        let asked_since = piece.refused_at;
+        if is_a_piece && !is_possibly_delivered && !self.suspicion.believes_a_piece(in_a_row, asked_since, now) {
+            piece.refused_at.get_or_insert(now);
+            active.is_in_doubt = true;
+            return;
+        }
+        active.given_up_at = Some(now);
+        self.give_up(id, reason, said, contents, now);
+    }
+
+    /// Whether the front piece may be halved: along records always, below within the budget.
+    pub(super) fn may_halve(&mut self, id: BatchId, now: Instant, contents: &dyn Contents) -> bool {
+        let record_by_record = self.suspicion.goes_record_by_record(now);
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let is_paid = self.budget >= 2.0 || active.batch.front().is_some_and(|piece| piece.is_cheap);
+        if active.batch.is_divisible_by_records() {
+            return true;
+        }
+        let is_hopeless = !active.batch.has_accepted && active.batch.refusals_in_a_row >= HOPELESS;
+        active.batch.is_divisible(contents)
+            && !record_by_record
+            && !is_hopeless
+            && active.batch.splits < SPLITS_MAX
+            && is_paid
+    }
+
+    /// Halves the front piece, which was refused. When `proves`, and the target takes the first half, the culprit is in the second.
+    pub(super) fn halve(&mut self, id: BatchId, contents: &dyn Contents, proves: bool) {
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let is_cheap = active.batch.front().is_some_and(|piece| piece.is_cheap);
+        let is_of_records = active.batch.is_divisible_by_records();
+        active.batch.halve(contents, proves);
+        if !is_of_records && !is_cheap {
+            self.budget -= 2.0;
+        }
+    }
+
+    /// Books the front piece as refused.
+    pub(super) fn give_up(&mut self, id: BatchId, reason: Reason, said: Said, contents: &dyn Contents, now: Instant) {
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let samples = active.batch.front_samples(contents).all();
+        let piece = active.batch.front().expect("something is left");
+        let (parts, role) = (parts_of(&active.batch, &piece.parts), piece.role);
+        let is_single = piece.parts.len() == 1 && !active.batch.is_divisible(contents);
+        if samples > 0 || reason != Reason::Resent {
+            active.refused.push(Refused { kind: active.kind, parts, reason, said, samples, is_partial: false });
+        }
+        // A culprit is what was refused alone, or with others that are known.
+        if (is_single && reason == Reason::Status) || role == Role::Culprits {
+            for (record, entry) in active.batch.front_entries(contents) {
+                let suspect = Suspect::new(entry.series, active.batch.record(record).meta.sender);
+                if !active.culprits.contains(&suspect) {
+                    active.culprits.push(suspect);
+                    self.culprits.refused(suspect, now);
+                }
+            }
+        }
+        active.batch.book(samples, reason, contents);
+        if let Some(next) = active.batch.front_mut() {
+            next.is_bad_if_left_was_taken = false;
+        }
+    }
+
+    pub(super) fn too_large(
+        &mut self,
+        id: BatchId,
+        flight: &Flight,
+        said: Said,
+        contents: &dyn Contents,
+        now: Instant,
+    ) {
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        if active.batch.is_divisible_by_records() {
+            let learned = (flight.bytes as f64 / 2.0).max(1024.0);
+            self.learned_bytes = Some(self.learned_bytes.map_or(learned, |before| before.min(learned)));
+            active.batch.halve(contents, false);
+            return;
+        }
+        // A single record is taken apart only for a target that takes an empty request: who finds everything too large is not well.
+        self.suspicion.refused(now);
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        active.refused_at.get_or_insert(now);
+        let piece = active.batch.front_mut().expect("it was in flight");
+        let asked_since = piece.refused_at;
+        if !self.suspicion.believes_a_piece(None, asked_since, now) {
+            piece.refused_at.get_or_insert(now);
+            active.is_in_doubt = true;
+            return;
+        }
+        if active.batch.is_divisible(contents) {
+            // Of this the next ones learn nothing: records are not cut beforehand.
+            active.batch.halve(contents, false);
+            return;
+        }
+        let reason = match active.batch.front().is_some_and(|piece| piece.is_possibly_delivered) {
+            true => Reason::Resent,
+            false => Reason::Status,
+        };
+        self.give_up(id, reason, said, contents, now);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "an attempt and all that is known of its end")]
+    pub(super) fn failed(
+        &mut self,
+        id: BatchId,
+        flight: &Flight,
+        question_about: Option<BatchId>,
+        outcome: &Outcome,
+        said: Said,
+        contents: &dyn Contents,
+        now: Instant,
+        random: f64,
+    ) {
+        let has_trouble = self.trouble.is_some();
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        if question_about == Some(id) {
+            active.batch.undo_single_out();
+        }
+        let piece = active.batch.front_mut().expect("it was in flight");
+        piece.failures = piece.failures.saturating_add(1);
+        piece.failing_since.get_or_insert(now);
+        let mut is_mute = false;
+        if let Outcome::Retry { may_have_arrived, timed_out, .. } = outcome {
+            piece.is_possibly_delivered |= *may_have_arrived;
+            active.batch.was_possibly_delivered |= *may_have_arrived;
+            let piece = active.batch.front_mut().expect("it was in flight");
+            is_mute = said.status.is_none() && *may_have_arrived;
+            if is_mute {
+                piece.unanswered += 1;
+            }
+            if *timed_out && flight.bytes > 0 {
+                let half = (flight.bytes as f64 / 2.0).max(16.0 * 1024.0);
+                if piece.unanswered >= 2 {
+                    self.learned_bytes = Some(self.learned_bytes.map_or(half, |before| before.min(half)));
+                }
+            }
+        }
+        let unanswered = active.batch.front().map_or(0, |piece| piece.unanswered);
+        active.last_failed = Some(now);
+
+        // Poison of former batches has one attempt, if the target is up.
+        let is_throttled = matches!(outcome, Outcome::Retry { is_throttled: true, .. });
+        let is_alone = match outcome {
+            Outcome::Retry { .. } => said.status.is_some(),
+            _ => active.headers != 0,
+        };
+        let is_poison = active.batch.front().is_some_and(|piece| piece.role == Role::Poison);
+        if is_poison && is_alone && !has_trouble && !is_throttled && self.was_given_up(id, contents) {
+            self.pace.abandon(now, flight.ticket);
+            self.poisoned(id, said, contents, now);
+            return;
+        }
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        if let Some(piece) = active.batch.front_mut().filter(|piece| piece.role == Role::Poison) {
+            // It was set aside because of another batch, and is now looked at itself.
+            piece.role = Role::Main;
+        }
+        if active.is_isolated {
+            self.pace.abandon(now, flight.ticket);
+            self.strike(id, outcome, said, contents, now, random);
+            return;
+        }
+        match outcome {
+            Outcome::Hold(reason) => {
+                self.pace.held(now, flight.ticket, random);
+                let held = Trouble::Held(reason.clone());
+                if self.trouble.as_ref() != Some(&held) {
+                    self.events.push(Event::BeganHolding(reason.clone()));
+                }
+                self.trouble = Some(held);
+            }
+            Outcome::Retry { retry_after, is_throttled, .. } => {
+                if *is_throttled {
+                    self.pace.throttled(now, flight.ticket, *retry_after, random);
+                } else {
+                    self.pace.failed(now, flight.ticket, *retry_after, random);
+                }
+                if !matches!(self.trouble, Some(Trouble::BackingOff)) {
+                    self.events.push(Event::BeganBackingOff);
+                }
+                self.trouble = Some(Trouble::BackingOff);
+                let active = self.batches.get_mut(&id).expect("it was in flight");
+                if is_mute && unanswered >= 2 && active.batch.is_divisible_by_records() {
+                    active.batch.halve(contents, false);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn out_of_trouble(&mut self) {
+        if self.trouble.take().is_some() {
+            let failures = std::mem::take(&mut self.trouble_attempts);
+            self.events.push(Event::Recovered { failures });
+        }
+    }
+
+    /// Nobody doubts the target: whatever it says to an empty request is no trouble.
+    fn curiosity_answered(&mut self, flight: &Flight, outcome: &Outcome, now: Instant, random: f64) {
+        let is_taken = matches!(outcome, Outcome::Accepted { .. });
+        let is_refused = matches!(outcome, Outcome::Refused);
+        match (is_taken, is_refused) {
+            (true, _) => self.pace.success(now, flight.ticket, false),
+            (_, true) => self.pace.refused(now, flight.ticket),
+            _ => self.pace.abandon(now, flight.ticket),
+        }
+        if is_taken || is_refused {
+            // (Something may be in doubt since: then this answers it too.)
+            if self.suspicion.answered(is_taken, is_refused, now, random) == Finding::Believed {
+                self.believe_all();
+            }
+        }
+    }
+
+    pub(super) fn question_answered(
+        &mut self,
+        flight: &Flight,
+        question_about: Option<BatchId>,
+        outcome: Outcome,
+        now: Instant,
+        random: f64,
+    ) {
+        let has_backlog = !self.batches.is_empty();
+        let (is_taken, is_refused) = match &outcome {
+            Outcome::Accepted { .. } => (true, false),
+            Outcome::Refused => (false, true),
+            Outcome::TooLarge | Outcome::Hold(_) => (false, false),
+            Outcome::Retry { retry_after, is_throttled, .. } => {
+                if *is_throttled {
+                    self.pace.throttled(now, flight.ticket, *retry_after, random);
+                } else {
+                    self.pace.failed(now, flight.ticket, *retry_after, random);
+                }
+                if self.trouble.is_none() {
+                    self.events.push(Event::BeganBackingOff);
+                    self.trouble = Some(Trouble::BackingOff);
+                }
+                self.suspicion.unanswered();
+                return;
+            }
+        };
+        // Who never takes an empty request says by refusing one that he is there.
+        let is_up = is_taken || (is_refused && self.suspicion.learned().1 == Some(false));
+        if is_taken {
+            self.pace.success(now, flight.ticket, has_backlog);
+        } else if let Outcome::Hold(_) = outcome {
+            self.pace.held(now, flight.ticket, random);
+        } else {
+            self.pace.refused(now, flight.ticket);
+        }
+        if is_up {
+            self.out_of_trouble();
+            self.last_accepted = self.last_accepted.max(Some(flight.started));
+        }
+        match self.suspicion.answered(is_taken, is_refused, now, random) {
+            Finding::Believed => {
+                if question_about.is_none() {
+                    self.believe_all();
+                }
+            }
+            Finding::Again => {
+                for active in self.batches.values_mut().filter(|active| active.is_in_doubt) {
+                    active.is_in_doubt = false;
+                    if active.batch.has_accepted {
+                        continue;
+                    }
+                    active.refused.clear();
+                    active.refused_at = None;
+                    active.culprits.clear();
+                    let is_possibly_delivered = active.batch.was_possibly_delivered;
+                    active.batch.start_over(is_possibly_delivered);
+                }
+                self.events.push(Event::Recovered { failures: 0 });
+            }
+            Finding::Suspect { began } => {
+                if began {
+                    self.events.push(Event::BeganSuspect);
+                }
+            }
+        }
+        if is_up {
+            self.question_passed(question_about, now);
+        } else if let Some(active) = question_about.and_then(|id| self.batches.get_mut(&id)) {
+            // Asked again, but slowly.
+            let failures = active.batch.front().map_or(1, |piece| piece.failures.max(1));
+            active.not_before = Some(now + self.rules.hold.wait(failures, random));
+        }
+    }
+
+    /// What is done is told; what was refused as a whole only when it is believed.
+    pub(super) fn finish(&mut self, id: BatchId, now: Instant) {
+        let Some(active) = self.batches.get_mut(&id) else { return };
+        if active.batch.has_accepted {
+            self.completed.extend(active.batch.take_completed());
+            self.refused.append(&mut active.refused);
+        }
+        if !active.batch.is_done() {
+            return;
+        }
+        if !active.batch.has_accepted && !active.refused.is_empty() {
+            let refused_at = active.refused_at.unwrap_or(now);
+            if !self.suspicion.believes(refused_at, now) {
+                if let Some(active) = self.batches.get_mut(&id) {
+                    active.is_in_doubt = true;
+                }
+                return;
+            }
+        }
+        self.tell(id);
+    }
+}

@@ -1,0 +1,385 @@
+//! What is sent next: which batch, of which records, and when.
+//!
+//! 1. While a refusal of a whole batch is in doubt, nothing but an empty request.
+//! 2. Batches that are there (cut, and not settled), oldest first: what is left of one, its next piece.
+//! 3. A new batch, if no earlier one of its lane that is not settled shares a series. One that has to wait is cut only when it would not grow
+//!    any more.
+//! 4. A question about a batch that fails, where nothing else could be one (`poison`).
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use super::super::batch::{Contents, Piece, Role, Samples};
+use super::super::culprits::Suspect;
+use super::super::pace::May;
+use super::super::queue::Limits;
+use super::super::window::BatchId;
+use super::{
+    Active, Attempt, AttemptId, BUDGET_MAX, BUDGET_PER_REQUEST, Delivery, Flight, Lane, Next, What, keyed, parts_of,
+    untold,
+};
+use crate::savepoint::{Cuts, Outcomes};
+use crate::wal::Record;
+
+/// A target that answers within this time gets one request at a time.
+const SOON: Duration = Duration::from_millis(20);
+
+/// What came of looking for a batch to cut.
+enum Cutting {
+    Nothing,
+    At(Instant),
+    /// It is cut, and has to wait for earlier ones.
+    Waits,
+    Starts(BatchId),
+}
+
+impl Delivery {
+    pub(super) fn limits(&self, now: Instant) -> Limits {
+        if self.suspicion.goes_record_by_record(now) {
+            return Limits { samples: 1, bytes: 1, records: 1 };
+        }
+        let bytes = self
+            .learned_bytes
+            .map_or(self.rules.max_bytes_per_send, |learned| self.rules.max_bytes_per_send.min(learned as u64));
+        Limits { samples: self.rules.max_samples_per_send, bytes, records: 2000 }
+    }
+
+    /// What to do at `now`. `wall_ms` is what ages of samples are judged by; `None` suspends that. To be asked again after each start, each
+    /// answer, and when something was read.
+    pub fn next(&mut self, now: Instant, wall_ms: Option<i64>, contents: &dyn Contents, random: f64) -> Next {
+        if self.is_paused {
+            return Next::Wait(None);
+        }
+        self.culprits.forget(now);
+        let is_in_doubt = self.batches.values().any(|active| active.is_in_doubt);
+        let asks = self.flights.values().any(|flight| matches!(flight.what, What::Empty { .. }));
+        if (is_in_doubt || self.suspicion.is_curious()) && !asks {
+            if let Some(at) = self.suspicion.not_before().filter(|at| *at > now) {
+                return Next::Wait(Some(at));
+            }
+            return match self.pace.may_start(now) {
+                May::Now => self.ask(now, None, !is_in_doubt),
+                May::At(at) => Next::Wait(Some(at)),
+                May::AfterAnswer => Next::Wait(None),
+            };
+        }
+        if is_in_doubt {
+            return Next::Wait(None);
+        }
+        self.expire(wall_ms);
+        let mut wait: Option<Instant> = None;
+        let mut earliest = |at: Instant| wait = Some(wait.map_or(at, |wait: Instant| wait.min(at)));
+
+        let doubted = self.doubted(now);
+        let question_about = doubted.filter(|_| self.trouble_attempts % 2 == 1);
+        // Batches that are there, oldest first, of the lane whose turn it is.
+        let order = self.lane_order();
+        let ids: Vec<BatchId> = order
+            .iter()
+            .flat_map(|lane| self.batches.iter().filter(|(_, active)| active.lane == *lane).map(|(id, _)| *id))
+            .collect();
+        for id in ids {
+            let active = &self.batches[&id];
+            if active.flight.is_some() || active.batch.is_done() || !active.waits_for.is_empty() {
+                continue;
+            }
+            // What fails itself is no question: two that fail alone would find each other to be the rule.
+            if question_about.is_some() && active.batch.front().is_some_and(|piece| piece.failures > 0) {
+                continue;
+            }
+            if let Some(at) = active.not_before.filter(|at| *at > now) {
+                earliest(at);
+                continue;
+            }
+            if self.is_behind_poison(id, contents) {
+                continue;
+            }
+            if self.needs_a_question_first(id) {
+                if asks {
+                    continue;
+                }
+                match self.pace.may_start(now) {
+                    May::Now => return self.ask(now, Some(id), false),
+                    May::At(at) => earliest(at),
+                    May::AfterAnswer => {}
+                }
+                continue;
+            }
+            match self.start_piece(id, question_about, now, contents) {
+                Ok(next) => return next,
+                Err(May::At(at)) => {
+                    earliest(at);
+                    return Next::Wait(wait);
+                }
+                // Something of it was set aside and has to wait; others need not.
+                Err(_) => {}
+            }
+        }
+        for lane in order {
+            while self.batches.len() < self.rules.ahead() && self.has_cuts_left(lane) {
+                match self.cut(lane, now, contents) {
+                    Cutting::Nothing => break,
+                    Cutting::At(at) => {
+                        earliest(at);
+                        break;
+                    }
+                    Cutting::Waits => {}
+                    Cutting::Starts(id) => match self.start_piece(id, question_about, now, contents) {
+                        Ok(next) => return next,
+                        Err(May::At(at)) => {
+                            earliest(at);
+                            return Next::Wait(wait);
+                        }
+                        Err(_) => return Next::Wait(wait),
+                    },
+                }
+            }
+        }
+        if let Some(about) = question_about {
+            match self.question_itself(about, now, contents, random) {
+                Ok(next) => return next,
+                Err(May::At(at)) => earliest(at),
+                Err(_) => {}
+            }
+        }
+        Next::Wait(wait)
+    }
+
+    /// A savepoint holds so many cuts: one of each batch, and those of a former life that are still ahead. A batch that takes the place of one
+    /// of these is none more, and one batch there is always.
+    pub(super) fn has_cuts_left(&self, lane: Lane) -> bool {
+        let ahead: usize = self.lanes.iter().map(|lane| lane.queue.cuts().count()).sum();
+        let more = usize::from(!self.lanes[lane as usize].queue.is_cut_before());
+        self.batches.is_empty() || self.batches.len() + ahead + more <= Cuts::MAX
+    }
+
+    /// The lanes in the order in which they are looked at: whoever has had less of its share.
+    pub(super) fn lane_order(&self) -> [Lane; 2] {
+        let share = self.rules.backlog_share;
+        let backlog = self.backlog;
+        let started = |lane: Lane| self.lanes[lane as usize].started;
+        let is_backlogs_turn = share > 0.0 && started(backlog) * (1.0 - share) <= started(backlog.other()) * share;
+        if is_backlogs_turn { [backlog, backlog.other()] } else { [backlog.other(), backlog] }
+    }
+
+    pub(super) fn expire(&mut self, wall_ms: Option<i64>) {
+        let (Some(limit), Some(wall_ms)) = (self.rules.sample_age_limit, wall_ms) else { return };
+        let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
+        let oldest = wall_ms.saturating_sub(limit_ms);
+        let is_old = |record: &Record| record.header.counts.ledger_samples() > 0 && record.header.times.max < oldest;
+        for lane in &mut self.lanes {
+            for record in lane.queue.take_out(is_old) {
+                self.completed.push(untold(&record, Outcomes::expired(record.header.counts.ledger_samples())));
+            }
+        }
+        let expired: Vec<BatchId> = self
+            .batches
+            .iter()
+            .filter(|(_, active)| {
+                let is_at_rest = active.flight.is_none() && active.refused.is_empty();
+                is_at_rest && active.batch.is_untouched() && active.batch.records().all(|record| is_old(record))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in expired {
+            if let Some(active) = self.batches.get_mut(&id) {
+                active.batch.expire();
+                self.completed.extend(active.batch.take_completed());
+            }
+            self.remove(id);
+        }
+    }
+
+    /// Cuts the next batch of a lane, if it may start now, or if it has to wait for others and does not grow any more.
+    fn cut(&mut self, lane: Lane, now: Instant, contents: &dyn Contents) -> Cutting {
+        let limits = self.limits(now);
+        let queue = &self.lanes[lane as usize].queue;
+        let plan = queue.plan(limits);
+        if plan.records == 0 {
+            return Cutting::Nothing;
+        }
+        match self.pace.may_start(now) {
+            May::Now => {}
+            May::At(at) => return Cutting::At(at),
+            May::AfterAnswer => return Cutting::Nothing,
+        }
+        let beside: BTreeSet<BatchId> =
+            self.batches.iter().filter(|(_, active)| active.lane == lane).map(|(id, _)| *id).collect();
+        if let Some(at) = self.answers_soon(now) {
+            return Cutting::At(at);
+        }
+        let state = &mut self.lanes[lane as usize];
+        if !state.waits_for.is_empty() && !plan.is_full {
+            return Cutting::Nothing;
+        }
+        let id = BatchId(self.next_batch);
+        let records = state.queue.take(plan.records);
+        let mut active = Active::new(lane, records, plan.is_possibly_delivered);
+        if self.rules.max_in_flight == 1 {
+            active.waits_for = beside;
+        } else if !beside.is_empty() {
+            self.look_into_those_that_went_alone(lane, contents);
+            let state = &mut self.lanes[lane as usize];
+            let series = keyed(active.batch.series(contents), active.headers);
+            active.waits_for = state.window.before(series.as_deref());
+            let poison = self.batches_of_poison(&active.waits_for);
+            if !poison.is_empty() {
+                // What waits for poison is set aside; the rest of the batch need not wait for it.
+                active
+                    .batch
+                    .set_aside(contents, |record, series| self.culprits.role(Suspect::new(series, record.meta.sender)));
+                let main = keyed(active.batch.main_series(contents), active.headers);
+                active.waits_for = self.lanes[lane as usize].window.before(main.as_deref());
+            }
+            let state = &mut self.lanes[lane as usize];
+            if !active.waits_for.is_empty() && !plan.is_full {
+                // While it has to wait it may as well grow.
+                state.waits_for = active.waits_for;
+                state.queue.put_back(active.batch.into_records());
+                return Cutting::Nothing;
+            }
+            state.window.enter(id, series.as_deref());
+            active.series = Some(series);
+        }
+        self.lanes[lane as usize].waits_for.clear();
+        self.next_batch += 1;
+        let waits = !active.waits_for.is_empty();
+        self.batches.insert(id, active);
+        if waits { Cutting::Waits } else { Cutting::Starts(id) }
+    }
+
+    /// To look into series costs more than a target that answers at once is waited for: one merged request after the other is enough for it. Until
+    /// when, if something is in flight and was not waited for in vain.
+    fn answers_soon(&self, now: Instant) -> Option<Instant> {
+        let soon = self.flights.values().map(|flight| flight.started + SOON).max()?;
+        (self.round_trip.is_some_and(|took| took < SOON) && soon > now).then_some(soon)
+    }
+
+    /// What is known of its series and headers when it is first sent: a batch that had to wait, most likely for one that was given up just
+    /// now, is not to find out again what that one has.
+    fn set_aside(&mut self, id: BatchId, contents: &dyn Contents) {
+        let active = self.batches.get_mut(&id).expect("it was looked at");
+        if active.was_attempted {
+            return;
+        }
+        let is_whole = active.batch.pieces() == 1;
+        let is_possibly = active.batch.front().is_some_and(|piece| piece.is_possibly_delivered);
+        if is_whole && !self.culprits.is_empty() && !is_possibly {
+            let culprits = &self.culprits;
+            active.batch.set_aside(contents, |record, series| culprits.role(Suspect::new(series, record.meta.sender)));
+        }
+        if active.headers != 0
+            && self.culprits.is_poison_headers(active.headers)
+            && let Some(piece) = active.batch.front_mut()
+        {
+            piece.role = Role::Poison;
+        }
+    }
+
+    /// As long as a batch goes alone, nobody needs to know its series.
+    pub(super) fn look_into_those_that_went_alone(&mut self, lane: Lane, contents: &dyn Contents) {
+        for (id, active) in self.batches.iter_mut().filter(|(_, active)| active.lane == lane) {
+            if active.series.is_none() {
+                let series = keyed(active.batch.series(contents), active.headers);
+                self.lanes[lane as usize].window.enter(*id, series.as_deref());
+                active.series = Some(series);
+            }
+        }
+    }
+
+    /// Starts what a batch sends next.
+    pub(super) fn start_piece(
+        &mut self,
+        id: BatchId,
+        question_about: Option<BatchId>,
+        now: Instant,
+        contents: &dyn Contents,
+    ) -> Result<Next, May> {
+        match self.pace.may_start(now) {
+            May::Now => {}
+            other => return Err(other),
+        }
+        self.set_aside(id, contents);
+        if self.is_behind_poison(id, contents) {
+            return Err(May::AfterAnswer);
+        }
+        // What is known to be bad is not tried as a whole again.
+        loop {
+            let active = self.batches.get_mut(&id).expect("it was looked at");
+            let is_known_bad = active.batch.front().is_some_and(|piece| piece.is_known_bad);
+            if !is_known_bad || !self.may_halve(id, now, contents) {
+                break;
+            }
+            self.halve(id, contents, true);
+        }
+        let active = self.batches.get_mut(&id).expect("it was looked at");
+        let bytes = active.batch.front_bytes();
+        let samples = active.batch.front_samples(contents);
+        let attempt = AttemptId(self.next_attempt);
+        self.next_attempt += 1;
+        active.flight = Some(attempt);
+        active.keeps_cut = true;
+        active.was_attempted = true;
+        if active.batch.pieces() == 1 && active.batch.front().is_some_and(Piece::is_of_whole_records) {
+            active.batch.forget_entries();
+        }
+        let piece = active.batch.front().expect("something is left");
+        let parts = parts_of(&active.batch, &piece.parts);
+        let forwarded = active.batch.record(0).meta.forwarded.clone();
+        self.last_kind = active.kind;
+        if self.last_forwarded != forwarded {
+            self.last_forwarded.clone_from(&forwarded);
+        }
+        let kind = active.kind;
+        let lane = active.lane;
+        let ticket = self.pace.start(now, samples.all(), bytes);
+        if self.trouble.is_some() {
+            self.trouble_attempts += 1;
+        }
+        self.budget = (self.budget + BUDGET_PER_REQUEST).min(BUDGET_MAX);
+        self.count_start(lane);
+        let what = What::Piece { batch: id, question_about: question_about.filter(|about| *about != id) };
+        self.flights.insert(attempt, Flight { what, ticket, started: now, samples, bytes });
+        Ok(Next::Start(Box::new(Attempt { id: attempt, kind, forwarded, parts, samples })))
+    }
+
+    pub(super) fn count_start(&mut self, lane: Lane) {
+        let other = lane.other();
+        let has = |lane: Lane| {
+            !self.lanes[lane as usize].queue.is_empty() || self.batches.values().any(|active| active.lane == lane)
+        };
+        if !has(other) {
+            self.lanes[0].started = 0.0;
+            self.lanes[1].started = 0.0;
+            return;
+        }
+        self.lanes[lane as usize].started += 1.0;
+    }
+
+    /// Starts an empty request: because of a batch, because of what is in doubt, or out of curiosity. It has the headers of what it is about: a
+    /// target that wants them would not answer without.
+    pub(super) fn ask(&mut self, now: Instant, question_about: Option<BatchId>, is_curious: bool) -> Next {
+        let in_doubt = self.batches.iter().find(|(_, active)| active.is_in_doubt).map(|(id, _)| *id);
+        if let Some(active) = question_about.or(in_doubt).and_then(|id| self.batches.get(&id)) {
+            self.last_kind = active.kind;
+            self.last_forwarded.clone_from(&active.batch.record(0).meta.forwarded);
+        }
+        let attempt = AttemptId(self.next_attempt);
+        self.next_attempt += 1;
+        self.suspicion.asks();
+        let ticket = self.pace.start(now, 0, 0);
+        if self.trouble.is_some() {
+            self.trouble_attempts += 1;
+        }
+        let what = What::Empty { question_about, is_curious };
+        self.flights.insert(attempt, Flight { what, ticket, started: now, samples: Samples::default(), bytes: 0 });
+        let attempt = Attempt {
+            id: attempt,
+            kind: self.last_kind,
+            forwarded: self.last_forwarded.clone(),
+            parts: Vec::new(),
+            samples: Samples::default(),
+        };
+        Next::Start(Box::new(attempt))
+    }
+}
