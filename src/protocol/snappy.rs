@@ -71,6 +71,22 @@ pub fn decoded_len(body: &[u8]) -> Result<u32, SnappyError> {
     split(body).map(|(len, _)| len)
 }
 
+/// Like [`decoded_len`], of a body that may be anybody's: before that much is allocated, it is compared with what is allowed and with what the
+/// body can hold.
+///
+/// # Errors
+/// [`SnappyError::Header`], [`SnappyError::OverLimit`], [`SnappyError::ImpossibleLength`].
+pub fn plausible_len(body: &[u8], limit: u32) -> Result<u32, SnappyError> {
+    let len = decoded_len(body)?;
+    if len > limit {
+        return Err(SnappyError::OverLimit { len, limit });
+    }
+    if u64::from(len) > RATIO_MAX * body.len() as u64 + 64 {
+        return Err(SnappyError::ImpossibleLength { len, body_len: body.len() });
+    }
+    Ok(len)
+}
+
 /// One block that decompresses to the concatenation of what the `bodies` decompress to. A single body comes back byte for byte,
 /// no bodies make the block of an empty message.
 ///
@@ -117,13 +133,7 @@ pub fn decompress(body: &[u8], limit: u32) -> Result<Vec<u8>, SnappyError> {
 /// As [`decompress`].
 pub fn decompress_into(body: &[u8], limit: u32, message: &mut Vec<u8>) -> Result<(), SnappyError> {
     message.clear();
-    let len = decoded_len(body)?;
-    if len > limit {
-        return Err(SnappyError::OverLimit { len, limit });
-    }
-    if u64::from(len) > RATIO_MAX * body.len() as u64 + 64 {
-        return Err(SnappyError::ImpossibleLength { len, body_len: body.len() });
-    }
+    let len = plausible_len(body, limit)?;
     message.resize(len as usize, 0);
     match snap::raw::Decoder::new().decompress(body, message) {
         Ok(written) => message.truncate(written),

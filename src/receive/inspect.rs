@@ -3,11 +3,9 @@
 use std::cell::RefCell;
 
 use super::rejection::Rejection;
+use crate::protocol::snappy::{self, SnappyError};
 use crate::protocol::v2::Scratch;
 use crate::protocol::{Protocol, SeenLabels, Summary, v1, v2};
-
-/// The most that snappy can make of a body: an element of three bytes copies 64.
-const RATIO_MAX: u64 = 22;
 
 /// Buffers of a thread are kept up to this size; a larger request gives its memory back.
 const KEPT_BYTES_MAX: usize = 2 << 20;
@@ -26,17 +24,16 @@ pub fn decoded_len(body: &[u8], limit: u64) -> Result<u64, Rejection> {
     if body.starts_with(b"\xff\x06\x00\x00sNaPpY") {
         return Err(Rejection::NotSnappy("this is the framed format".into()));
     }
-    let declared = snap::raw::decompress_len(body).map_err(not_snappy)? as u64;
     if body.is_empty() {
         return Err(Rejection::NotSnappy("the body is empty".into()));
     }
-    if declared > limit {
-        return Err(Rejection::TooLarge { what: "decompressed body", limit, key: "server.max_decoded" });
-    }
-    if declared > RATIO_MAX * body.len() as u64 + 64 {
-        return Err(Rejection::NotSnappy(format!("{} bytes cannot hold the {declared} that they declare", body.len())));
-    }
-    Ok(declared)
+    let len = snappy::plausible_len(body, u32::try_from(limit).unwrap_or(u32::MAX)).map_err(|error| match error {
+        SnappyError::OverLimit { .. } => {
+            Rejection::TooLarge { what: "decompressed body", limit, key: "server.max_decoded" }
+        }
+        other => Rejection::NotSnappy(other.to_string()),
+    })?;
+    Ok(u64::from(len))
 }
 
 fn not_snappy(error: snap::Error) -> Rejection {

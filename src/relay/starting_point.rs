@@ -112,7 +112,8 @@ mod tests {
         sending.savepoint.settle(mark(8), mark(9), Place::default(), Outcomes::delivered(10)).unwrap();
         let mut expected = Saved { generation: 8, ..sending.clone() };
         let first = Position(10);
-        sending.savepoint.start(Cut { first, last: first, is_possibly_delivered: true }).unwrap();
+        let cut = Cut { first, last: first, is_possibly_delivered: true };
+        sending.savepoint.cuts = Cuts::of(vec![cut], Position(7));
         (sending.savepoint.reservation, sending.savepoint.doubtful) = (Position(50), Position(40));
         sending.savepoint.is_paused = true;
         expected.savepoint.is_paused = true;

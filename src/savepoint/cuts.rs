@@ -4,7 +4,6 @@
 //!
 //! Invariants: at most [`Cuts::MAX`], ascending, disjoint, all above the settled position.
 
-use super::Full;
 use crate::wal::Position;
 
 /// A batch.
@@ -82,45 +81,9 @@ impl Cuts {
         self.0.is_empty()
     }
 
-    /// No further batch can be started.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.0.len() >= Cuts::MAX
-    }
-
     /// From the oldest to the newest.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = Cut> + '_ {
         self.0.iter().copied()
-    }
-
-    /// The cut that a record is in.
-    #[must_use]
-    pub fn holding(&self, position: Position) -> Option<Cut> {
-        self.iter().find(|cut| cut.contains(position))
-    }
-
-    /// Whether the batch that a record is in may have been delivered. Without effect if it is in none.
-    pub fn set_possibly_delivered(&mut self, position: Position, is_possibly_delivered: bool) {
-        if let Some(cut) = self.0.iter_mut().find(|cut| cut.contains(position)) {
-            cut.is_possibly_delivered = is_possibly_delivered;
-        }
-    }
-
-    /// Gives up the cut that a record is in: the target has nothing of it, and it may be cut otherwise.
-    pub fn remove(&mut self, position: Position) -> Option<Cut> {
-        let number = self.0.iter().position(|cut| cut.contains(position))?;
-        Some(self.0.remove(number))
-    }
-
-    pub(super) fn insert(&mut self, cut: Cut) -> Result<(), Full> {
-        assert!(cut.first <= cut.last, "a batch has a record");
-        let number = self.0.partition_point(|other| other.last < cut.first);
-        assert!(self.0.get(number).is_none_or(|later| cut.last < later.first), "a record is in one batch");
-        if self.is_full() {
-            return Err(Full);
-        }
-        self.0.insert(number, cut);
-        Ok(())
     }
 
     /// Takes off what is settled: the records behind `after` up to `last`.
@@ -169,23 +132,26 @@ mod tests {
     }
 
     #[test]
-    fn batches_are_started_in_any_order_and_no_more_than_fit() {
-        let mut some = cuts(&[(5, 9)]);
-        some.insert(cut(20, 21)).unwrap();
-        some.insert(cut(10, 12)).unwrap();
-        some.insert(cut(1, 4)).unwrap();
-        assert_eq!(some, cuts(&[(1, 4), (5, 9), (10, 12), (20, 21)]));
-        some.set_possibly_delivered(Position(11), true);
-        let doubtful: Vec<u64> = some.iter().filter(|cut| cut.is_possibly_delivered).map(|cut| cut.first.0).collect();
-        assert_eq!(doubtful, [10]);
-        assert_eq!(some.remove(Position(13)), None);
-        assert_eq!(some.remove(Position(8)), Some(cut(5, 9)));
-        for number in some.len() as u64..Cuts::MAX as u64 {
-            some.insert(cut(100 + number, 100 + number)).unwrap();
-        }
-        let before = some.clone();
-        assert_eq!((some.is_full(), some.insert(cut(99, 99))), (true, Err(Full)));
-        assert_eq!(some, before);
+    fn what_is_settled_is_cut_off_and_what_overlaps_is_one() {
+        let of = |list: &[(u64, u64)], settled| {
+            Cuts::of(list.iter().map(|(first, last)| cut(*first, *last)).collect(), Position(settled))
+        };
+        assert_eq!(of(&[(20, 21), (5, 9), (10, 12)], 0), cuts(&[(5, 9), (10, 12), (20, 21)]), "in any order");
+        assert_eq!(of(&[(1, 4), (5, 9), (10, 12)], 6), cuts(&[(7, 9), (10, 12)]));
+        assert_eq!(of(&[(5, 9), (8, 12)], 0), cuts(&[(5, 12)]));
+        let sent = Cut { is_possibly_delivered: true, ..cut(8, 12) };
+        let joined = Cuts::of(vec![cut(5, 9), sent], Position(0));
+        assert!(joined.iter().eq([Cut { is_possibly_delivered: true, ..cut(5, 12) }]), "{joined:?}");
+    }
+
+    #[test]
+    fn more_than_fit_end_in_one_that_may_have_been_delivered() {
+        let many = (0..40).map(|number| cut(10 * number + 1, 10 * number + 2)).collect();
+        let cuts = Cuts::of(many, Position(0));
+        assert_eq!(cuts.len(), Cuts::MAX);
+        let last = cuts.iter().next_back().unwrap();
+        assert_eq!((last.first, last.last, last.is_possibly_delivered), (Position(311), Position(392), true));
+        assert!(cuts.iter().rev().skip(1).all(|cut| !cut.is_possibly_delivered));
     }
 
     #[test]

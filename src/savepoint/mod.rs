@@ -46,7 +46,7 @@ pub use store::{Ended, Found, RenameError, Store, is_name};
 
 use crate::wal::{Mark, Place, Position};
 
-/// A savepoint has no place for one more range, or one more cut: what is older must be settled first.
+/// A savepoint has no place for one more range: what is older must be settled first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the savepoint is full until something older is settled")]
 pub struct Full;
@@ -60,10 +60,8 @@ pub struct Learned {
     pub has_delivered: bool,
     /// Whether it takes an empty request, if that was tried.
     pub takes_empty: Option<bool>,
-    /// It takes requests up to this many bytes, if it ever refused one as too large.
+    /// It takes requests up to this many bytes, if it ever refused one as too large, or did not answer it in time.
     pub bytes_max: Option<u32>,
-    /// It did not answer a request of this many bytes in time, if there was one.
-    pub timed_out_bytes: Option<u32>,
 }
 
 /// How far a target is, and what became of everything before.
@@ -133,19 +131,6 @@ impl Savepoint {
         if self.doubtful <= self.settled.position {
             self.doubtful = Position(0);
         }
-    }
-
-    /// A batch is about to be sent. Its last record is to lie within the reservation of a synced page.
-    ///
-    /// # Errors
-    /// It would be one too many; nothing was changed.
-    ///
-    /// # Panics
-    /// If one of its records is in another batch, or its first or last one is settled.
-    pub fn start(&mut self, cut: Cut) -> Result<(), Full> {
-        let is_settled = |position| position <= self.settled.position || self.ranges.contains(position);
-        assert!(!is_settled(cut.first) && !is_settled(cut.last), "what is settled is not sent");
-        self.cuts.insert(cut)
     }
 
     /// Gives up everything up to `to` that is not settled. `samples_between` is what the log counts from the settled mark up to there.

@@ -11,9 +11,9 @@
 //! 328 u64 reservation: no batch was started beyond it, 0: none said
 //! 336 u32 flags: 1 paused, 2 a clean end      340 u32 cuts that may have been delivered: bit n is of cut n
 //! 344 u16 number of ranges                    346 u16 number of cuts
-//! 348 u32 what was learned: 1 it has delivered, 2 the next is known, 4 it takes empty requests, 8, 16: the two sizes are known
+//! 348 u32 what was learned: 1 it has delivered, 2 the next is known, 4 it takes empty requests, 8: the size is known
 //! 352 u64 learned of: hash of name and URL, 0: nothing was learned
-//! 360 u32 largest request that it takes       364 u32 size of a request that timed out
+//! 360 u32 largest request that it takes       364 u32 zero, spare
 //! 368 u64 doubtful: records up to it go one by one, 0: none
 //! 376 [136] zeroes: room for what will be learned
 //! 512 64 x range: u64 position and total before its first record, u64 position and total behind its last one
@@ -49,7 +49,6 @@ const HAS_DELIVERED: u32 = 1;
 const EMPTY_IS_KNOWN: u32 = 2;
 const TAKES_EMPTY: u32 = 4;
 const BYTES_MAX_IS_KNOWN: u32 = 8;
-const TIMED_OUT_IS_KNOWN: u32 = 16;
 
 const _: () = assert!(Reason::ALL.len() <= REASONS_MAX);
 const _: () = assert!(NAME_OFFSET + NAME_LEN_MAX <= RESERVATION_OFFSET);
@@ -110,19 +109,12 @@ impl Page {
         bytes[NAME_OFFSET..NAME_OFFSET + name.len()].copy_from_slice(name.as_bytes());
         let flags = flag(*is_paused, IS_PAUSED) | flag(*is_clean, IS_CLEAN);
         let doubts = (0..).zip(cuts.iter()).map(|(number, cut)| u32::from(cut.is_possibly_delivered) << number).sum();
-        let Learned { url: _, has_delivered, takes_empty, bytes_max, timed_out_bytes } = *learned;
+        let Learned { url: _, has_delivered, takes_empty, bytes_max } = *learned;
         let known = flag(has_delivered, HAS_DELIVERED)
             | flag(takes_empty.is_some(), EMPTY_IS_KNOWN)
             | flag(takes_empty == Some(true), TAKES_EMPTY)
-            | flag(bytes_max.is_some(), BYTES_MAX_IS_KNOWN)
-            | flag(timed_out_bytes.is_some(), TIMED_OUT_IS_KNOWN);
-        for (offset, number) in [
-            (336, flags),
-            (340, doubts),
-            (348, known),
-            (360, bytes_max.unwrap_or_default()),
-            (364, timed_out_bytes.unwrap_or_default()),
-        ] {
+            | flag(bytes_max.is_some(), BYTES_MAX_IS_KNOWN);
+        for (offset, number) in [(336, flags), (340, doubts), (348, known), (360, bytes_max.unwrap_or_default())] {
             bytes[offset..offset + 4].copy_from_slice(&number.to_le_bytes());
         }
         let of_ranges =
@@ -199,7 +191,6 @@ impl Page {
                 has_delivered: is_known(HAS_DELIVERED),
                 takes_empty: is_known(EMPTY_IS_KNOWN).then(|| is_known(TAKES_EMPTY)),
                 bytes_max: is_known(BYTES_MAX_IS_KNOWN).then(|| u32_at(360)),
-                timed_out_bytes: is_known(TIMED_OUT_IS_KNOWN).then(|| u32_at(364)),
             },
         };
         Some(Page {
@@ -269,7 +260,6 @@ mod tests {
                     has_delivered: true,
                     takes_empty: Some(true),
                     bytes_max: Some(0),
-                    timed_out_bytes: Some(u32::MAX),
                 },
             },
             name: "x".repeat(NAME_LEN_MAX),
@@ -296,13 +286,12 @@ mod tests {
     #[test]
     fn each_thing_that_is_said_is_said_alone() {
         let plain = Page { savepoint: Savepoint::default(), ..page() };
-        let mut learned = [Learned::default(); 6];
+        let mut learned = [Learned::default(); 5];
         learned[0].url = 1;
         learned[1].has_delivered = true;
         learned[2].takes_empty = Some(true);
         learned[3].takes_empty = Some(false);
         learned[4].bytes_max = Some(1);
-        learned[5].timed_out_bytes = Some(1);
         let learned = learned.map(|learned| Savepoint { learned, ..Savepoint::default() });
         let others = [
             Savepoint { is_paused: true, ..Savepoint::default() },

@@ -343,7 +343,7 @@ mod tests {
     use std::fs::File as FsFile;
     use std::os::unix::fs::FileExt;
 
-    use super::super::{Cut, Outcomes, PAGE_LEN, Savepoint};
+    use super::super::{Cut, Cuts, Outcomes, PAGE_LEN, Savepoint};
     use super::*;
     use crate::wal::{Mark, Place, Position};
 
@@ -430,7 +430,8 @@ mod tests {
     fn sending(generation: u64) -> Saved {
         let mut saved = saved(generation);
         let first = Position(generation + 1);
-        saved.savepoint.start(Cut { first, last: first, is_possibly_delivered: false }).unwrap();
+        let cut = Cut { first, last: first, is_possibly_delivered: false };
+        saved.savepoint.cuts = Cuts::of(vec![cut], saved.savepoint.settled.position);
         saved.savepoint.reservation = Position(generation + 100);
         saved
     }

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Cut, Full, Outcomes, Range, Ranges, Reason, Savepoint};
+use super::{Cut, Cuts, Full, Outcomes, Range, Ranges, Reason, Savepoint};
 use crate::wal::{Mark, Place, Position, SegmentId};
 
 /// Each record has other samples than the one before, some have none.
@@ -52,8 +52,7 @@ fn some() -> Savepoint {
     for (from, to) in [(0, 10), (11, 15), (17, 20)] {
         settle(&mut savepoint, from, to).unwrap();
     }
-    savepoint.start(cut(11, 11)).unwrap();
-    savepoint.start(cut(16, 17)).unwrap();
+    savepoint.cuts = Cuts::of(vec![cut(11, 11), cut(16, 17)], savepoint.settled.position);
     assert_holds(&savepoint);
     savepoint
 }
@@ -118,12 +117,6 @@ fn what_is_settled_is_not_settled_again() {
 #[should_panic(expected = "every sample is settled once")]
 fn other_samples_than_there_are_cannot_be_booked() {
     let _ = some().settle(mark(10), mark(11), place(11), Outcomes::delivered(samples(10, 11) + 1));
-}
-
-#[test]
-#[should_panic(expected = "what is settled is not sent")]
-fn a_batch_does_not_begin_with_what_is_settled() {
-    let _ = some().start(cut(20, 22));
 }
 
 #[test]
@@ -275,7 +268,8 @@ proptest! {
             let last = (first + 5).min(end);
             let is_apart = savepoint.cuts.iter().all(|cut| cut.last.0 < first || last < cut.first.0);
             if first <= last && is_apart && is_free(&savepoint, first - 1, last) {
-                let _ = savepoint.start(cut(first, last));
+                let cuts = savepoint.cuts.iter().chain([cut(first, last)]).collect();
+                savepoint.cuts = Cuts::of(cuts, savepoint.settled.position);
             }
             if moves && by > 0.5 {
                 let to = settled + ((end - settled) as f64 * (by - 0.5) * 2.0) as u64;

@@ -73,7 +73,7 @@ pub use state::Phase;
 use crate::clock::now_ms;
 use crate::dead_letter::{NewEntry, Ring, RingError};
 use crate::metrics::TargetMetrics;
-use crate::savepoint::{Learned, Outcomes, Reason};
+use crate::savepoint::{Learned, Outcomes, Range, Reason};
 use crate::wal::{Log, Mark, Place, Readable};
 use batch::Completed;
 
@@ -404,19 +404,18 @@ impl Target {
         }
     }
 
-    fn lost(&mut self, parts: Vec<(Mark, Mark)>, place: Place, reason: &str) {
+    fn lost(&mut self, parts: Vec<Range>, place: Place, reason: &str) {
         self.unreadable = None;
         // Positions that were skipped and never held a sample are no loss.
-        let count = |(from, to): &(Mark, Mark)| to.total.saturating_sub(from.total);
-        let samples: u64 = parts.iter().map(count).sum();
+        let samples: u64 = parts.iter().map(|part| part.samples()).sum();
         if samples > 0 {
             tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
         }
-        self.completed.extend(parts.into_iter().map(|(from, to)| Completed {
-            from,
-            to,
+        self.completed.extend(parts.into_iter().map(|part| Completed {
+            from: part.from,
+            to: part.to,
             next: place,
-            outcomes: Outcomes::lost(to.total.saturating_sub(from.total)),
+            outcomes: Outcomes::lost(part.samples()),
         }));
     }
 

@@ -13,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::delivery::Lane;
-use crate::savepoint::Savepoint;
+use crate::savepoint::{Range, Savepoint};
 use crate::wal::{Cursor, Log, Mark, Place, Position, Record, Step};
 
 /// The lag with which the lanes part.
@@ -39,7 +39,7 @@ pub enum Read {
     /// Nobody can read what lies between these.
     Gap {
         /// Each before and behind.
-        parts: Vec<(Mark, Mark)>,
+        parts: Vec<Range>,
         /// Behind all of them.
         place: Place,
         /// For people.
@@ -81,19 +81,14 @@ impl Reading {
                 return Read::End;
             }
             match cursor.next_step() {
-                Step::Record(record) => {
-                    let range = savepoint.ranges.iter().find(|range| {
-                        range.from.position < record.header.position && record.header.position <= range.to.position
-                    });
-                    match range {
-                        Some(range) => *cursor = self.log.cursor(range.to, Place::default()),
-                        None => return Read::Record(Arc::new(record)),
-                    }
-                }
+                Step::Record(record) => match savepoint.ranges.holding(record.header.position) {
+                    Some(range) => *cursor = self.log.cursor(range.to, Place::default()),
+                    None => return Read::Record(Arc::new(record)),
+                },
                 Step::Gap { from, to, place, reason } => {
                     // What of it lies ahead is the other lane's, which comes upon it too.
                     let to = end.filter(|end| end.position < to.position).unwrap_or(to);
-                    return Read::Gap { parts: unsettled(savepoint, from, to), place, reason };
+                    return Read::Gap { parts: savepoint.ranges.outside(Range { from, to }), place, reason };
                 }
                 Step::Unreadable(error) => return Read::Unreadable(error),
                 Step::End => return Read::End,
@@ -138,23 +133,4 @@ impl Reading {
         }
         is_over
     }
-}
-
-/// What of a gap is not settled.
-fn unsettled(savepoint: &Savepoint, from: Mark, to: Mark) -> Vec<(Mark, Mark)> {
-    let mut parts = Vec::new();
-    let mut before = from;
-    for range in savepoint.ranges.iter() {
-        if range.to.position <= before.position || range.from.position >= to.position {
-            continue;
-        }
-        if range.from.position > before.position {
-            parts.push((before, range.from));
-        }
-        before = range.to;
-    }
-    if to.position > before.position || parts.is_empty() && before == from {
-        parts.push((before, to));
-    }
-    parts
 }
