@@ -1,7 +1,9 @@
-//! Requests of all shapes for property tests.
+//! Requests for tests: of all shapes for property tests, and such as a test spells out.
 
 use proptest::prelude::*;
+use prost::Message;
 
+use super::Protocol;
 use super::messages::{v1 as pb1, v2 as pb2};
 
 /// Bits of floats: NaNs of all kinds among them, a stale marker often.
@@ -165,4 +167,22 @@ impl Damage {
             message.truncate(cut.index(message.len()));
         }
     }
+}
+
+/// A series with one sample.
+pub fn series(labels: &[(&str, &str)]) -> pb1::TimeSeries {
+    let label = |(name, value): &(&str, &str)| pb1::Label { name: (*name).into(), value: (*value).into() };
+    let samples = vec![pb1::Sample { value: 1.0, timestamp: 2 }];
+    pb1::TimeSeries { labels: labels.iter().map(label).collect(), samples, ..Default::default() }
+}
+
+/// A request of them.
+pub fn request(timeseries: Vec<pb1::TimeSeries>) -> pb1::WriteRequest {
+    pb1::WriteRequest { timeseries, ..Default::default() }
+}
+
+/// The same in both protocols.
+pub fn both(timeseries: Vec<pb1::TimeSeries>) -> [(Protocol, Vec<u8>); 2] {
+    let request = request(timeseries);
+    [(Protocol::V1, request.encode_to_vec()), (Protocol::V2, as_2(&request).encode_to_vec())]
 }

@@ -14,13 +14,10 @@
 //! only what is needed is looked at again: the inside of samples, histograms, exemplars and metadata is not. On other bytes nothing
 //! panics, and nothing is read out of range.
 
-use std::fmt::Write as _;
-
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Protocol;
 use super::histogram::each_varint;
-use super::labels::METRIC_NAME;
 use super::wire::{Fields, Malformed, Value};
 
 /// One TimeSeries message of a request.
@@ -181,7 +178,7 @@ impl<'a> Labels1<'a> {
 
 /// Name and value of a label.
 #[inline]
-fn label_1(label: &[u8], offset: usize) -> Result<(&[u8], &[u8]), Malformed> {
+pub(super) fn label_1(label: &[u8], offset: usize) -> Result<(&[u8], &[u8]), Malformed> {
     // As nearly every sender writes it: both, in this order, shorter than 128 bytes.
     if let [0x0a, name_len @ 0..0x80, rest @ ..] = label
         && let Some((name, [0x12, value_len @ 0..0x80, value @ ..])) = rest.split_at_checked(usize::from(*name_len))
@@ -304,100 +301,6 @@ fn part(name: u64, value: u64) -> u64 {
     (product as u64) ^ ((product >> 64) as u64).rotate_left(29)
 }
 
-/// A description is never longer, in bytes.
-pub const DESCRIPTION_LEN_MAX: usize = 512;
-
-/// The series of one entry for logs, as Prometheus writes it: `name{label="value", ..}`, the labels in the order of the request. Names
-/// that need it and values are quoted and escaped, bytes that are not UTF-8 replaced. At most [`DESCRIPTION_LEN_MAX`] bytes: what is
-/// longer ends in `...`.
-///
-/// `None` if there is no entry with this number (counted from 0), or its labels cannot be read.
-#[must_use]
-pub fn describe(protocol: Protocol, message: &[u8], entry: usize) -> Option<String> {
-    let mut labels = Vec::new();
-    match protocol {
-        Protocol::V1 => {
-            let mut series = nth(message, 1, entry)?;
-            while let Some((number, value)) = series.next_field().ok()? {
-                if let (1, Value::Bytes(label)) = (number, value) {
-                    labels.push(label_1(label.rest(), label.offset()).ok()?);
-                }
-            }
-        }
-        Protocol::V2 => {
-            let symbols = symbols_2(message, |symbol| symbol).ok()?;
-            let mut series = nth(message, 5, entry)?;
-            let mut references = Vec::new();
-            while let Some((number, value)) = series.next_field().ok()? {
-                if number == 1 {
-                    each_varint(&series, value, |reference| references.push(reference as u32)).ok()?;
-                }
-            }
-            let (pairs, []) = references.as_chunks::<2>() else { return None };
-            for [name, value] in pairs {
-                labels.push((*symbols.get(*name as usize)?, *symbols.get(*value as usize)?));
-            }
-        }
-    }
-    Some(description(&labels))
-}
-
-/// The content of the `n`th field with this number.
-fn nth(message: &[u8], wanted: u32, n: usize) -> Option<Fields<'_>> {
-    let mut fields = Fields::new(message);
-    std::iter::from_fn(|| fields.next_field().ok().flatten())
-        .filter(|(number, _)| *number == wanted)
-        .nth(n)
-        .and_then(|(_, value)| if let Value::Bytes(content) = value { Some(content) } else { None })
-}
-
-fn description(labels: &[(&[u8], &[u8])]) -> String {
-    let mut text = String::new();
-    let metric_name = labels.iter().find(|(name, _)| *name == METRIC_NAME).map(|(_, value)| *value);
-    let plain_metric_name = metric_name.filter(|name| is_plain(name, true));
-    push_text(&mut text, plain_metric_name.unwrap_or_default(), true);
-    text.push('{');
-    let mut separator = "";
-    if let (Some(name), None) = (metric_name, plain_metric_name) {
-        push_text(&mut text, name, false);
-        separator = ", ";
-    }
-    for (name, value) in labels.iter().filter(|(name, _)| *name != METRIC_NAME) {
-        text.push_str(separator);
-        push_text(&mut text, name, is_plain(name, false));
-        text.push('=');
-        push_text(&mut text, value, false);
-        separator = ", ";
-        if text.len() > DESCRIPTION_LEN_MAX {
-            break;
-        }
-    }
-    text.push('}');
-    if text.len() > DESCRIPTION_LEN_MAX {
-        text.truncate(text.floor_char_boundary(DESCRIPTION_LEN_MAX - 3));
-        text.push_str("...");
-    }
-    text
-}
-
-/// Whether a name may stand without quotes.
-fn is_plain(name: &[u8], may_have_colons: bool) -> bool {
-    let is_letter = |byte: u8| byte.is_ascii_alphabetic() || byte == b'_' || (may_have_colons && byte == b':');
-    name.first().is_some_and(|first| is_letter(*first))
-        && name.iter().all(|byte| is_letter(*byte) || byte.is_ascii_digit())
-}
-
-/// Of a long text the front only: more than fits into the description, so that it shows as cut.
-fn push_text(to: &mut String, text: &[u8], is_plain: bool) {
-    let shown = &text[..text.len().min(DESCRIPTION_LEN_MAX + 4)];
-    let shown = String::from_utf8_lossy(shown);
-    if is_plain {
-        to.push_str(&shown);
-    } else {
-        write!(to, "{shown:?}").expect("a string takes everything");
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, HashSet};
@@ -405,27 +308,14 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
+    use super::super::arbitrary::{self, request, series};
+    use super::super::describe::describe;
     use super::super::messages::{v1 as pb1, v2 as pb2};
-    use super::super::{SeenLabels, arbitrary, v1, v2};
+    use super::super::{SeenLabels, v1, v2};
     use super::*;
-
-    fn series(labels: &[(&str, &str)]) -> pb1::TimeSeries {
-        let label = |(name, value): &(&str, &str)| pb1::Label { name: (*name).into(), value: (*value).into() };
-        let samples = vec![pb1::Sample { value: 1.0, timestamp: 2 }];
-        pb1::TimeSeries { labels: labels.iter().map(label).collect(), samples, ..Default::default() }
-    }
-
-    fn request(timeseries: Vec<pb1::TimeSeries>) -> pb1::WriteRequest {
-        pb1::WriteRequest { timeseries, ..Default::default() }
-    }
 
     fn identity(labels: &[(&str, &str)]) -> u64 {
         entries(Protocol::V1, &request(vec![series(labels)]).encode_to_vec()).unwrap()[0].series
-    }
-
-    fn both(timeseries: Vec<pb1::TimeSeries>) -> [(Protocol, Vec<u8>); 2] {
-        let request = request(timeseries);
-        [(Protocol::V1, request.encode_to_vec()), (Protocol::V2, arbitrary::as_2(&request).encode_to_vec())]
     }
 
     #[test]
@@ -540,52 +430,6 @@ mod tests {
         message.pop();
         identities(Protocol::V1, &message, &mut out).unwrap_err();
         assert_eq!(out.len(), 3);
-    }
-
-    #[test]
-    fn a_series_is_described_as_prometheus_writes_it() {
-        let all = [
-            (series(&[("__name__", "up"), ("job", "x"), ("path", "a\"b\\c\n")]), r#"up{job="x", path="a\"b\\c\n"}"#),
-            (series(&[("job", "x"), ("__name__", "job:up:sum")]), r#"job:up:sum{job="x"}"#),
-            (series(&[("__name__", "温度"), ("länge:m", "é")]), r#"{"温度", "länge:m"="é"}"#),
-            (series(&[("__name__", "up")]), "up{}"),
-            (series(&[("1a", "x")]), r#"{"1a"="x"}"#),
-        ];
-        for (protocol, message) in both(all.iter().map(|(series, _)| series.clone()).collect()) {
-            for (n, (_, expected)) in all.iter().enumerate() {
-                assert_eq!(describe(protocol, &message, n).unwrap(), *expected);
-            }
-            assert_eq!(describe(protocol, &message, all.len()), None);
-            assert_eq!(describe(protocol, &message[..message.len() - 1], all.len() - 1), None);
-        }
-    }
-
-    #[test]
-    fn a_description_is_cut_between_characters() {
-        for ascii in 480..=520 {
-            let text = "a".repeat(ascii) + &"é".repeat(20);
-            let value =
-                describe(Protocol::V1, &request(vec![series(&[("__name__", "n"), ("l", &text)])]).encode_to_vec(), 0)
-                    .unwrap();
-            let name =
-                describe(Protocol::V1, &request(vec![series(&[("__name__", "n"), (&text, "v")])]).encode_to_vec(), 0)
-                    .unwrap();
-            for description in [value, name] {
-                assert!(
-                    description.len() <= DESCRIPTION_LEN_MAX && description.len() >= DESCRIPTION_LEN_MAX - 4,
-                    "{}",
-                    description.len()
-                );
-                assert!(description.starts_with("n{") && description.ends_with("..."), "{description}");
-                assert!(!description.contains('\u{fffd}'));
-            }
-        }
-        let long_name = "a".repeat(DESCRIPTION_LEN_MAX - 2);
-        let description = |name: &str| {
-            describe(Protocol::V1, &request(vec![series(&[("__name__", name)])]).encode_to_vec(), 0).unwrap()
-        };
-        assert_eq!(description(&long_name), format!("{long_name}{{}}"), "exactly as long as it may be");
-        assert_eq!(description(&"a".repeat(1 << 20)), "a".repeat(DESCRIPTION_LEN_MAX - 3) + "...");
     }
 
     /// What an identity stands for.

@@ -9,6 +9,7 @@
 //!
 //!  stored body ---> snappy    merged as it is (1.0), or decompressed
 //!                     |--- entries   one by one: which series, how much
+//!                     |--- describe  a series as people read it
 //!                     '--- rebuild   a request of chosen entries of several
 //! ```
 //!
@@ -19,6 +20,7 @@
 //!
 //! This module imports nothing of the crate, and everything in it is pure.
 
+pub mod describe;
 pub mod entries;
 pub mod histogram;
 pub mod labels;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::batch::{Chosen, Contents, Entries, EntryFacts};
 use crate::protocol::rebuild::{self, Selection, rebuild};
 use crate::protocol::snappy::{self, SnappyError};
-use crate::protocol::{Malformed, Protocol, entries};
+use crate::protocol::{Malformed, Protocol, describe, entries};
 use crate::wal::Record;
 use crate::wal::record::Kind;
 
@@ -88,7 +88,7 @@ pub fn describe(kind: Kind, record: &Record, chosen: &Chosen) -> Option<String> 
         Chosen::Range(range) => range.start,
         Chosen::Listed(list, range) => *list.get(range.start)?,
     };
-    entries::describe(protocol_of(kind), &message, usize::try_from(first).ok()?)
+    describe::describe(protocol_of(kind), &message, usize::try_from(first).ok()?)
 }
 
 /// Looks into records as they were stored.
