@@ -34,6 +34,7 @@ mod entry;
 #[cfg(test)]
 mod faults;
 mod file;
+mod open;
 mod ring;
 mod shown;
 #[cfg(test)]
