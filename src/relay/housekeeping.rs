@@ -88,7 +88,7 @@ impl House {
             log.seal_active();
         }
 
-        let held = state.targets().into_iter().map(|target| log.bytes_from(target.progress.snapshot().savepoint.next));
+        let held = state.targets().into_iter().map(|target| log.bytes_from(target.progress.savepoint().next));
         let held = held.max().unwrap_or(0);
         // Two segments are never free for what is held: the one that is written and the one that is allocated ahead.
         let most = log.max_bytes().saturating_sub(2 * log.segment_bytes());

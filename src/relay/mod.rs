@@ -372,7 +372,7 @@ impl Registrar {
             let target =
                 Watched { progress, metrics, orders: None::<Orders>, is_required: false, ahead: Ahead::default() };
             moves::owe_first(&log, &target);
-            let savepoint = target.progress.snapshot().savepoint;
+            let savepoint = target.progress.savepoint();
             let samples = savepoint.pending(log.samples_between(savepoint.settled, self.log_state.end.mark));
             tracing::warn!(
                 target = name,

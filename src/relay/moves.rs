@@ -86,7 +86,7 @@ impl State {
 
 /// What a target that nobody runs is owed first: it stays the same until somebody moves it.
 pub(super) fn owe_first(log: &Log, target: &Watched) {
-    let savepoint = target.progress.snapshot().savepoint;
+    let savepoint = target.progress.savepoint();
     match log.cursor(savepoint.settled, savepoint.next).next_step() {
         Step::Record(record) => target.progress.owes(record.header.received_ms),
         _ => target.progress.owes_nothing(),
@@ -98,7 +98,7 @@ impl State {
         let _alone = self.moves.lock().await;
         let target = self.find(name)?;
         let to = self.destination(to).await?;
-        let mut plan = plan(&self.log, name, &target.progress.snapshot().savepoint, to.mark);
+        let mut plan = plan(&self.log, name, &target.progress.savepoint(), to.mark);
         let moved = self.order(&target, Order::Seek(to)).await;
         let Moved { dropped, replayed } = moved.map_err(|error| Refusal::Failed(error.to_string()))?;
         // What was settled since the plan was made is not counted twice.
@@ -111,7 +111,7 @@ impl State {
         let _alone = self.moves.lock().await;
         let target = self.find(name)?;
         let end = self.log.readable().mark;
-        let plan = plan(&self.log, name, &target.progress.snapshot().savepoint, end);
+        let plan = plan(&self.log, name, &target.progress.savepoint(), end);
         // Before its task ends: if this fails, it goes on.
         let forgotten = self.store.lock().expect("no holder of this lock panics").forget(name);
         forgotten.map_err(|error| Refusal::Failed(error.to_string()))?;
@@ -137,7 +137,7 @@ impl State {
     async fn pause_now(&self, name: &str, is_paused: bool) -> Result<Paused, Refusal> {
         let _alone = self.moves.lock().await;
         let target = self.find_configured(name)?;
-        let was_paused = target.progress.snapshot().savepoint.is_paused;
+        let was_paused = target.progress.savepoint().is_paused;
         let told = self.order(&target, Order::Pause(is_paused)).await;
         told.map_err(|error| Refusal::Failed(error.to_string()))?;
         match (was_paused, is_paused) {
@@ -188,7 +188,7 @@ impl Admin for State {
         Box::pin(async move {
             let target = self.find(&name)?;
             let to = self.destination(&to).await?;
-            Ok(plan(&self.log, &name, &target.progress.snapshot().savepoint, to.mark))
+            Ok(plan(&self.log, &name, &target.progress.savepoint(), to.mark))
         })
     }
 

@@ -26,7 +26,8 @@
 //! | `delivery` | brings these together: what to do next, what follows from an answer |
 //! | `suspicion`, `culprits`, `age` | whom to believe: the target, series, the clock |
 //! | `request`, `client`, `outcome` | bytes, HTTP, what an answer means |
-//! | `orders`, `progress`, `catch_up` | what others may tell it, and know of it |
+//! | `orders`, `obeying`, `parcel` | what others may tell it to do |
+//! | `progress`, `catch_up`, `telling` | what others may know of it |
 
 mod age;
 mod backoff;
@@ -35,16 +36,20 @@ mod catch_up;
 pub mod client;
 mod culprits;
 mod delivery;
+mod obeying;
 mod orders;
 mod outcome;
 mod pace;
+mod parcel;
 mod progress;
 mod queue;
 mod reading;
 mod request;
+mod settings;
 mod speed;
 mod state;
 mod suspicion;
+mod telling;
 mod window;
 
 use std::collections::HashMap;
@@ -60,129 +65,25 @@ use age::AgeClock;
 pub use backoff::{Backoff, InvalidBackoff};
 pub use catch_up::{CatchUp, Outlook};
 use client::{Answered, Client, Connections, Request, Unanswered};
-use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Rules, Said, Trouble};
+use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Said};
 pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
 use orders::{Inbox, Letter};
 use outcome::{Outcome, Sent};
+use parcel::PARCEL;
 pub use progress::{Details, Progress, Snapshot};
 use reading::{PART_AT_LAG_MS, Read, Reading};
 use request::{Stored, protocol_of};
+pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
 pub use state::Phase;
+use telling::shown;
 
 use crate::clock::now_ms;
-use crate::dead_letter::{NewEntry, Ring, RingError};
+use crate::dead_letter::Ring;
 use crate::metrics::TargetMetrics;
-use crate::savepoint::{Learned, Outcomes, Range, Reason};
+use crate::savepoint::{Learned, Outcomes, Range};
 use crate::wal::{Log, Mark, Place, Readable};
 use batch::Completed;
-
-/// The most requests at a time.
-pub const IN_FLIGHT_MAX: usize = Rules::IN_FLIGHT_MAX;
-
-/// How a target is configured; checked.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Keys the savepoint.
-    pub name: String,
-    /// Where requests go.
-    pub url: reqwest::Url,
-    /// For a whole exchange, before anything is known of the link.
-    pub remote_timeout: Duration,
-    /// Sent with every request.
-    pub headers: reqwest::header::HeaderMap,
-    /// After failures.
-    pub backoff: Backoff,
-    /// The most that a target's `Retry-After` is believed.
-    pub retry_after_max: Duration,
-    /// Where a new name starts.
-    pub start_from: Option<StartFrom>,
-    /// Whether a full log waits for it.
-    pub required: bool,
-    /// Requests at a time.
-    pub max_in_flight: usize,
-    /// Samples of a merged request.
-    pub max_samples_per_send: u64,
-    /// Bytes of a merged request.
-    pub max_bytes_per_send: u64,
-    /// Samples per second.
-    pub max_samples_per_second: Option<f64>,
-    /// Bytes per second.
-    pub max_bytes_per_second: Option<f64>,
-    /// How long everything is refused before records go one by one.
-    pub suspect_after: Duration,
-    /// How long something fails alone before it is given up.
-    pub poison_after: Duration,
-    /// Older samples are not sent.
-    pub sample_age_limit: Option<Duration>,
-    /// What comes first.
-    pub send_order: SendOrder,
-}
-
-/// What a target that is behind is sent first.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum SendOrder {
-    /// The oldest.
-    Fifo,
-    /// What is new, with the backlog beside it.
-    FreshFirst {
-        /// The backlog's part of the requests, 0 to 1.
-        backlog_share: f64,
-    },
-}
-
-impl Settings {
-    /// The URL as it may be shown: without user info.
-    #[must_use]
-    pub fn shown_url(&self) -> String {
-        let mut url = self.url.clone();
-        // Cannot fail for http and https.
-        let _ = url.set_username("");
-        let _ = url.set_password(None);
-        url.to_string()
-    }
-
-    fn rules(&self) -> Rules {
-        Rules {
-            max_in_flight: self.max_in_flight,
-            max_samples_per_send: self.max_samples_per_send,
-            max_bytes_per_send: self.max_bytes_per_send,
-            suspect_after: self.suspect_after,
-            poison_after: self.poison_after,
-            sample_age_limit: self.sample_age_limit,
-            backlog_share: match self.send_order {
-                SendOrder::Fifo => 1.0,
-                SendOrder::FreshFirst { backlog_share } => backlog_share,
-            },
-            hold: hold(),
-        }
-    }
-
-    fn pace(&self) -> pace::Limits {
-        pace::Limits {
-            max_in_flight: self.max_in_flight,
-            samples_per_second: self.max_samples_per_second,
-            bytes_per_second: self.max_bytes_per_second,
-            backoff: self.backoff,
-            hold: hold(),
-        }
-    }
-}
-
-/// A held target is tried again after a second, then slower, up to half a minute: somebody who mends it wants to see it soon.
-fn hold() -> Backoff {
-    Backoff::try_new(Duration::from_secs(1), Duration::from_secs(30)).expect("constants that make sense")
-}
-
-/// Where a target begins whose name has no savepoint.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum StartFrom {
-    /// With everything that is still in the log.
-    Oldest,
-    /// With the next record.
-    Now,
-}
 
 /// Tells targets to stop: `None` while they run, then until when requests in flight may take.
 pub type Stop = watch::Receiver<Option<Instant>>;
@@ -196,9 +97,6 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// An attempt, its bytes and its time-out, and what came of it.
 type Ended = (AttemptId, u64, Duration, Result<Answered, Unanswered>);
-
-/// The attempt of a parcel.
-const PARCEL: AttemptId = AttemptId(u64::MAX);
 
 /// What a target woke up for.
 enum Happened {
@@ -256,8 +154,8 @@ impl Target {
         let connections = Connections { max_idle: settings.max_in_flight, ..Connections::default() };
         let client =
             Client::new(settings.url.clone(), settings.headers.clone(), settings.retry_after_max, connections)?;
-        let savepoint = progress.snapshot().savepoint;
-        let identity = identity(&settings);
+        let savepoint = progress.savepoint();
+        let identity = settings.identity();
         let resume = resume(&progress, identity);
         let (orders, inbox) = Orders::new();
         Ok(Target {
@@ -357,7 +255,7 @@ impl Target {
             return Some(next);
         }
         self.part_or_join();
-        let savepoint = self.progress.snapshot().savepoint;
+        let savepoint = self.progress.savepoint();
         for lane in self.reading.lanes() {
             while self.delivery.has_room(lane, now.into_std()) {
                 match self.reading.next(lane, &savepoint) {
@@ -576,234 +474,6 @@ impl Target {
         }
     }
 
-    /// What was refused is never silent: a line in the log, and its bytes in the ring.
-    fn keep(&self, refused: Vec<delivery::Refused>) {
-        const TOLD: usize = 3;
-        if let Some(more) = refused.len().checked_sub(TOLD).filter(|more| *more > 0) {
-            let samples: u64 = refused[TOLD..].iter().map(|refused| refused.samples).sum();
-            tracing::warn!(
-                target = self.settings.name,
-                requests = more,
-                samples,
-                "the target refused more for good (`promrelay dead-letter ls` lists it); the first ones follow"
-            );
-        }
-        let mut entries = Vec::new();
-        for (number, refused) in refused.iter().enumerate() {
-            let (Some((record, chosen)), Some((last, _))) = (refused.parts.first(), refused.parts.last()) else {
-                continue;
-            };
-            let series = request::describe(refused.kind, record, chosen).unwrap_or_default();
-            let (first, last) = (record.header.position, last.header.position);
-            if number < TOLD {
-                tracing::warn!(
-                    target = self.settings.name,
-                    positions = format!("{first}..={last}"),
-                    samples = refused.samples,
-                    reason = refused.reason.as_str(),
-                    series,
-                    answer = said_text(&refused.said),
-                    "the target refused samples for good"
-                );
-            }
-            let body = match request::body(refused.kind, &refused.parts) {
-                Ok(body) => body,
-                // It was put together once already, to be sent.
-                Err(error) => {
-                    tracing::error!(target = self.settings.name, %error, "internal error: what was refused cannot be kept");
-                    continue;
-                }
-            };
-            entries.push(NewEntry {
-                target: self.settings.name.clone(),
-                time_ms: now_ms(),
-                reason: refused.reason.as_str().to_owned(),
-                status: refused.said.status,
-                text: refused.said.text.clone(),
-                protocol: protocol_of(refused.kind),
-                forwarded: record.meta.forwarded.clone(),
-                first,
-                last,
-                samples: refused.samples,
-                series,
-                is_partial: refused.is_partial,
-                body,
-            });
-        }
-        match self.dead_letters.append(&entries) {
-            Ok(()) | Err(RingError::Off) => {}
-            // Nothing waits for the ring, and it tells itself what is wrong with it.
-            Err(error) => tracing::debug!(target = self.settings.name, %error, "what was refused is in this log only"),
-        }
-    }
-
-    fn log_events(&mut self) {
-        let name = &self.settings.name;
-        let answer = self.reason.as_deref().unwrap_or_default();
-        for event in self.delivery.take_events() {
-            match event {
-                delivery::Event::BeganBackingOff => tracing::warn!(
-                    target = name,
-                    answer,
-                    "the target does not take data now; it is retried and nothing is lost"
-                ),
-                delivery::Event::BeganHolding(_) => tracing::error!(
-                    target = name,
-                    answer,
-                    "the target is held: its answer asks for somebody's attention; the data is kept and retried slowly"
-                ),
-                delivery::Event::BeganSuspect => tracing::error!(
-                    target = name,
-                    "the target is suspect: it refuses all data, and empty requests too; the data is kept, and it is asked slowly \
-                     (`promrelay target accept-refusals` gives up what it refuses)"
-                ),
-                delivery::Event::Isolated { first, last } => tracing::error!(
-                    target = name,
-                    first = first.0,
-                    last = last.0,
-                    answer,
-                    "a request fails again and again while the target takes others: it is tried beside them"
-                ),
-                delivery::Event::Recovered { failures } => {
-                    tracing::info!(target = name, failures, "the target takes data again");
-                }
-            }
-        }
-        if self.delivery.trouble().is_none() {
-            self.reason = None;
-        }
-    }
-
-    /// Tells the state.
-    fn show(&mut self) {
-        if self.unreadable.is_some() {
-            return;
-        }
-        let suspicion = self.delivery.suspicion();
-        let record_by_record = suspicion.goes_record_by_record(std::time::Instant::now());
-        let (phase, reason) = if self.delivery.is_paused() {
-            (Phase::Paused, Some("by an operator (`promrelay target resume`)".to_owned()))
-        } else if suspicion.is_suspect() {
-            (Phase::Suspect, Some("it refuses all data, and empty requests too".to_owned()))
-        } else if record_by_record {
-            (
-                Phase::Suspect,
-                Some("it takes empty requests and refuses all data: records are tried one by one".to_owned()),
-            )
-        } else {
-            match self.delivery.trouble() {
-                Some(Trouble::Held(_)) => (Phase::Held, self.reason.clone()),
-                Some(Trouble::BackingOff) => (Phase::BackingOff, self.reason.clone()),
-                None if self.delivery.is_idle() => (Phase::CaughtUp, None),
-                None => {
-                    let isolated = self.delivery.isolated();
-                    let reason = (isolated > 0)
-                        .then(|| format!("{isolated} requests fail again and again while others are taken"));
-                    (Phase::Sending, reason)
-                }
-            }
-        };
-        self.progress.enter(phase, reason, now_ms());
-        let pace = self.delivery.pace();
-        self.progress.detail(Details {
-            in_flight: self.delivery.in_flight(),
-            window: pace.window(),
-            failures: pace.failures(),
-            rate_limit: pace.learned_rate(),
-            isolated: self.delivery.isolated(),
-        });
-    }
-
-    /// Does what it is told.
-    fn obey(&mut self, order: Order) -> io::Result<Moved> {
-        let now = std::time::Instant::now();
-        self.unreadable = None;
-        self.book();
-        match order {
-            Order::Pause(is_paused) => {
-                if is_paused {
-                    for id in self.in_flight.keys().copied().collect::<Vec<_>>() {
-                        self.delivery.abandon(id, now);
-                        self.abort(id);
-                    }
-                }
-                self.delivery.pause(is_paused, now);
-                self.book();
-                self.progress.pause(is_paused).map(|()| Moved::default())
-            }
-            Order::AcceptRefusals => {
-                self.delivery.accept_refusals();
-                self.book();
-                Ok(Moved::default())
-            }
-            // It is past that: no reason to send anything twice.
-            Order::Drop(to) if to.mark.position <= self.progress.snapshot().savepoint.settled.position => {
-                Ok(Moved::default())
-            }
-            Order::Drop(to) => {
-                for id in self.delivery.drop_up_to(to.mark.position, now) {
-                    self.abort(id);
-                }
-                drop_from(&mut self.completed, to.mark);
-                let cuts = self.delivery.cuts().into_iter().chain(progress::cuts_of(&self.completed)).collect();
-                let moved = self.progress.obey(&self.log, order, cuts);
-                if self.reading.is_before(to.mark.position) {
-                    self.read_anew(now);
-                }
-                moved
-            }
-            Order::Seek(_) => {
-                self.abort_all();
-                // What was in flight may be there: what lies ahead is sent as it was cut.
-                let cuts = self.progress.snapshot().savepoint.cuts.iter().collect();
-                // Somebody wants to see something happen.
-                self.delivery.hurry(now);
-                let moved = self.progress.obey(&self.log, order, cuts);
-                self.read_anew(now);
-                moved
-            }
-            Order::End => {
-                self.abort_all();
-                Ok(Moved::default())
-            }
-        }
-    }
-
-    /// A request of its own, once nothing else is in flight.
-    fn send_parcel(&mut self) {
-        if !self.in_flight.is_empty() {
-            return;
-        }
-        let Some((Parcel { protocol, body, forwarded, floats, histograms }, _)) = &self.parcel else { return };
-        let sent = Sent { protocol: *protocol, samples: *floats, histograms: *histograms };
-        let (client, bytes) = (self.client.clone(), body.len() as u64);
-        let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
-        let (protocol, body, forwarded) = (*protocol, body.clone(), forwarded.clone());
-        let handle = self.attempts.spawn(async move {
-            let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
-            (PARCEL, bytes, timeout, answer)
-        });
-        self.in_flight.insert(PARCEL, (sent, handle));
-    }
-
-    /// Accepted and its outcome are booked together.
-    fn parcel_ended(&mut self, sent: Sent, outcome: &Outcome, said: &Said) {
-        let Some((_, reply)) = self.parcel.take() else { return };
-        let all = sent.samples + sent.histograms;
-        let (delivered, refused, reason) = match outcome {
-            Outcome::Accepted { refused } => (all - refused, *refused, Reason::Partial),
-            Outcome::Refused | Outcome::TooLarge => (0, all, Reason::Status),
-            Outcome::Retry { .. } | Outcome::Hold(_) => {
-                let _ = reply.send(Resent::Unanswered(shown(outcome, said)));
-                return;
-            }
-        };
-        let mut outcomes = Outcomes::delivered(delivered);
-        outcomes += Outcomes::refused(reason, refused);
-        self.progress.resent(outcomes);
-        let _ = reply.send(if refused == 0 { Resent::Delivered } else { Resent::Refused(said_text(said)) });
-    }
-
     fn abort(&mut self, id: AttemptId) {
         if id == PARCEL
             && let Some((_, reply)) = self.parcel.take()
@@ -819,17 +489,6 @@ impl Target {
         for id in self.in_flight.keys().copied().collect::<Vec<_>>() {
             self.abort(id);
         }
-    }
-
-    /// Goes on where the savepoint is now.
-    fn read_anew(&mut self, now: std::time::Instant) {
-        self.abort_all();
-        // What is settled and had no room in the savepoint is owed again; as a cut it is there.
-        self.completed.clear();
-        let savepoint = self.progress.snapshot().savepoint;
-        let resume = resume(&self.progress, self.identity);
-        self.delivery.start_over(resume.cuts, resume.unsure, now);
-        self.reading = Reading::new(&self.log, &savepoint);
     }
 
     /// Waits for what is in flight, until the time for that is over.
@@ -865,14 +524,9 @@ impl Target {
     }
 }
 
-/// A number that is equal for equal names and URLs.
-fn identity(settings: &Settings) -> u64 {
-    xxhash_rust::xxh3::xxh3_64(format!("{} {}", settings.name, settings.url).as_bytes()) | 1
-}
-
 /// What a former life left behind.
 fn resume(progress: &Progress, identity: u64) -> Resume {
-    let savepoint = progress.snapshot().savepoint;
+    let savepoint = progress.savepoint();
     let is_the_same = savepoint.learned.url == identity;
     Resume {
         cuts: savepoint.cuts.iter().collect(),
@@ -892,22 +546,6 @@ fn drop_from(completed: &mut Vec<Completed>, to: Mark) {
         }
         done.from.position >= to.position
     });
-}
-
-fn shown(outcome: &Outcome, said: &Said) -> String {
-    match outcome {
-        Outcome::Hold(reason) if said.text.is_empty() => reason.to_string(),
-        Outcome::Hold(reason) => format!("{reason}: {}", said.text),
-        _ => said_text(said),
-    }
-}
-
-fn said_text(said: &Said) -> String {
-    match said.status {
-        Some(status) if said.text.is_empty() => outcome::Reason::Status(status).to_string(),
-        Some(status) => format!("{}: {}", outcome::Reason::Status(status), said.text),
-        None => said.text.clone(),
-    }
 }
 
 #[cfg(test)]

@@ -147,6 +147,12 @@ impl Progress {
         self.inner().snapshot.clone()
     }
 
+    /// Its savepoint.
+    #[must_use]
+    pub fn savepoint(&self) -> Savepoint {
+        self.inner().snapshot.savepoint.clone()
+    }
+
     /// Books what became of records, and what is in flight: in the live page of the savepoint first, so that what is told as delivered is still
     /// so after `kill -9`, and what leaves is known to have left. Only the target's thread does this. What would be a range
     /// too many stays in `completed`. Blocks for a moment.

@@ -118,7 +118,7 @@ impl Delivery {
         }
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.not_before = None;
-        active.batch.has_accepted = true;
+        active.batch.has_settled = true;
         active.batch.refusals_in_a_row = 0;
         active.batch.resent_in_a_row = 0;
         active.refused_at = None;
@@ -144,7 +144,7 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.refused_at.get_or_insert(now);
         active.batch.refusals_in_a_row += 1;
-        let has_accepted = active.batch.has_accepted;
+        let has_settled = active.batch.has_settled;
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = 0;
         piece.failing_since = None;
@@ -153,7 +153,7 @@ impl Delivery {
         if is_possibly_delivered {
             active.batch.resent_in_a_row += 1;
         }
-        if is_possibly_delivered && !has_accepted && active.batch.resent_in_a_row >= RESENT_TRIES {
+        if is_possibly_delivered && !has_settled && active.batch.resent_in_a_row >= RESENT_TRIES {
             // (What was never sent is not among them.)
             while self.batches[&id].batch.front().is_some_and(|piece| piece.is_possibly_delivered) {
                 self.give_up(id, Reason::Resent, said.clone(), contents, now);
@@ -176,9 +176,9 @@ impl Delivery {
         // Perhaps the target goes wrong just now. It is asked before a piece is believed, and again when, after something of the batch was taken,
         // one piece after the other is refused; then the piece is sent again.
         let active = self.batches.get_mut(&id).expect("it is there");
-        let is_a_piece = active.batch.pieces() > 1 || has_accepted;
+        let is_a_piece = active.batch.pieces() > 1 || has_settled;
         let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted > at);
-        let in_a_row = active.given_up_at.filter(|at| has_accepted && !was_accepted_since(*at));
+        let in_a_row = active.given_up_at.filter(|at| has_settled && !was_accepted_since(*at));
         let piece = active.batch.front_mut().expect("it was in flight");
         let asked_since = piece.refused_at;
         if is_a_piece && !is_possibly_delivered && !self.suspicion.believes_a_piece(in_a_row, asked_since, now) {
@@ -198,7 +198,7 @@ impl Delivery {
         if active.batch.is_divisible_by_records() {
             return true;
         }
-        let is_hopeless = !active.batch.has_accepted && active.batch.refusals_in_a_row >= HOPELESS;
+        let is_hopeless = !active.batch.has_settled && active.batch.refusals_in_a_row >= HOPELESS;
         active.batch.is_divisible(contents)
             && !record_by_record
             && !is_hopeless
@@ -443,7 +443,7 @@ impl Delivery {
             Finding::Again => {
                 for active in self.batches.values_mut().filter(|active| active.is_in_doubt) {
                     active.is_in_doubt = false;
-                    if active.batch.has_accepted {
+                    if active.batch.has_settled {
                         continue;
                     }
                     active.refused.clear();
@@ -472,14 +472,14 @@ impl Delivery {
     /// What is done is told; what was refused as a whole only when it is believed.
     pub(super) fn finish(&mut self, id: BatchId, now: Instant) {
         let Some(active) = self.batches.get_mut(&id) else { return };
-        if active.batch.has_accepted {
+        if active.batch.has_settled {
             self.completed.extend(active.batch.take_completed());
             self.refused.append(&mut active.refused);
         }
         if !active.batch.is_done() {
             return;
         }
-        if !active.batch.has_accepted && !active.refused.is_empty() {
+        if !active.batch.has_settled && !active.refused.is_empty() {
             let refused_at = active.refused_at.unwrap_or(now);
             if !self.suspicion.believes(refused_at, now) {
                 if let Some(active) = self.batches.get_mut(&id) {

@@ -203,8 +203,6 @@ impl Delivery {
             May::At(at) => return Cutting::At(at),
             May::AfterAnswer => return Cutting::Nothing,
         }
-        let beside: BTreeSet<BatchId> =
-            self.batches.iter().filter(|(_, active)| active.lane == lane).map(|(id, _)| *id).collect();
         if let Some(at) = self.answers_soon(now) {
             return Cutting::At(at);
         }
@@ -212,6 +210,8 @@ impl Delivery {
         if !state.waits_for.is_empty() && !plan.is_full {
             return Cutting::Nothing;
         }
+        let beside: BTreeSet<BatchId> =
+            self.batches.iter().filter(|(_, active)| active.lane == lane).map(|(id, _)| *id).collect();
         let id = BatchId(self.next_batch);
         let records = state.queue.take(plan.records);
         let mut active = Active::new(lane, records, plan.is_possibly_delivered);

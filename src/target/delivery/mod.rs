@@ -498,7 +498,7 @@ impl Delivery {
     pub fn oldest_received_ms(&self) -> Option<i64> {
         let waiting = self.lanes.iter().filter_map(|lane| lane.queue.front()).map(|record| record.header.received_ms);
         let open =
-            self.batches.values().flat_map(|active| active.batch.records()).map(|record| record.header.received_ms);
+            self.batches.values().filter_map(|active| active.batch.oldest()).map(|record| record.header.received_ms);
         waiting.chain(open).min()
     }
 
@@ -566,7 +566,7 @@ impl Delivery {
     /// Tells all that is known of a batch that is done.
     fn tell(&mut self, id: BatchId) {
         let active = self.batches.get_mut(&id).expect("it is there");
-        if !active.batch.has_accepted && !active.refused.is_empty() {
+        if !active.batch.has_settled && !active.refused.is_empty() {
             self.suspicion.was_refused_whole();
         }
         self.completed.extend(active.batch.take_completed());

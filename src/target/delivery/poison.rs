@@ -167,7 +167,7 @@ impl Delivery {
             if is_of_headers {
                 let headers = active.headers;
                 self.culprits.poisoned_headers(headers, now);
-                active.batch.has_accepted = true;
+                active.batch.has_settled = true;
                 while self.batches[&id].batch.front().is_some() {
                     self.give_up(id, Reason::Poison, said.clone(), contents, now);
                 }
@@ -212,7 +212,7 @@ impl Delivery {
         let headers = active.headers;
         if headers != 0 && self.culprits.is_poison_headers(headers) {
             self.culprits.poisoned_headers(headers, now);
-            active.batch.has_accepted = true;
+            active.batch.has_settled = true;
             self.give_up(id, Reason::Poison, said, contents, now);
             return;
         }
@@ -222,7 +222,7 @@ impl Delivery {
             self.culprits.poisoned(suspect, now);
             series.insert(entry.series);
         }
-        active.batch.has_accepted = true;
+        active.batch.has_settled = true;
         self.give_up(id, Reason::Poison, said, contents, now);
         // A merged batch has it many times: not each is to be found out about.
         if let Some(active) = self.batches.get_mut(&id) {

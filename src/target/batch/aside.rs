@@ -1,0 +1,227 @@
+//! What of a batch goes out of its turn: entries that are known to be trouble behind the others, and one entry before the others, as a question.
+//!
+//! ```text
+//!   set_aside         [ a b c! a d b ]  ->  [ a b a d b ] [ c! ]        all entries of a series move together, and keep their order
+//!   set_poison_aside  the same of what is left of a batch, when a series was just given up
+//!   single_out        [ a b c d ]       ->  [ c ] [ a b d ]             only one whose series comes once: it overtakes nothing
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use super::Batch;
+use super::part::{Chosen, Contents, EntryFacts, Part};
+use super::piece::{Piece, Role};
+use crate::wal::Record;
+
+/// So many are few.
+const CHEAP: usize = 8;
+
+impl Batch {
+    /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only before the first
+    /// attempt. `role` is asked with the record and an entry's series.
+    pub fn set_aside(&mut self, contents: &dyn Contents, role: impl Fn(&Record, u64) -> Role) {
+        assert!(self.pieces.len() == 1 && self.pieces[0].is_of_whole_records(), "nothing was sent yet");
+        let mut entries = Vec::new();
+        for record in 0..self.records.len() {
+            // Where one record cannot be read nothing is set aside.
+            let Some(of_record) = self.entries(record, contents) else { return };
+            entries.push(of_record);
+        }
+        // What comes behind the first of a series that is set aside is set aside too, or it would overtake it. Poison is the last of all.
+        let mut aside: HashMap<u64, Role> = HashMap::new();
+        let roles: Vec<Vec<Role>> = entries
+            .iter()
+            .enumerate()
+            .map(|(record, entries)| {
+                let record = self.records[record].record.clone();
+                let mut role_of = |entry: &EntryFacts| {
+                    let own = role(&record, entry.series);
+                    match (own, aside.get(&entry.series).copied()) {
+                        (Role::Main, None) => Role::Main,
+                        (own, before) => {
+                            let role = if own == Role::Poison || before == Some(Role::Poison) {
+                                Role::Poison
+                            } else {
+                                Role::Culprits
+                            };
+                            aside.insert(entry.series, role);
+                            role
+                        }
+                    }
+                };
+                entries.iter().map(&mut role_of).collect()
+            })
+            .collect();
+        if aside.is_empty() {
+            return;
+        }
+        let is_possibly_delivered = self.pieces[0].is_possibly_delivered;
+        self.pieces.clear();
+        for owed in &mut self.records {
+            owed.parts = 0;
+        }
+        for wanted in [Role::Main, Role::Culprits, Role::Poison] {
+            let mut parts = Vec::new();
+            let mut entries = 0;
+            for (record, roles) in roles.iter().enumerate() {
+                let numbers: Vec<u32> =
+                    (0u32..).zip(roles).filter(|(_, role)| **role == wanted).map(|(number, _)| number).collect();
+                let is_all = numbers.len() == roles.len();
+                entries += numbers.len();
+                // A record without any entry (metadata only) is the main piece's.
+                if numbers.is_empty() && !(is_all && wanted == Role::Main) {
+                    continue;
+                }
+                let chosen = if is_all {
+                    Chosen::All
+                } else {
+                    let len = numbers.len();
+                    Chosen::Listed(numbers.into(), 0..len)
+                };
+                parts.push(Part { record, chosen });
+                self.records[record].parts += 1;
+            }
+            if !parts.is_empty() {
+                let is_cheap = wanted == Role::Culprits && entries <= CHEAP;
+                self.pieces.push_back(Piece { is_possibly_delivered, is_cheap, ..Piece::new(parts, wanted) });
+            }
+        }
+    }
+
+    /// Takes series out of everything that is left, and puts them last, in one piece: they were just given up as poison, and what else there is of
+    /// them gets one attempt.
+    pub fn set_poison_aside(&mut self, series: &HashSet<u64>, contents: &dyn Contents) {
+        let mut aside: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
+        let mut is_possibly_delivered = false;
+        let mut kept = VecDeque::new();
+        for mut piece in std::mem::take(&mut self.pieces) {
+            let mut parts = Vec::new();
+            let mut has_lost = false;
+            for part in &piece.parts {
+                let entries = self.entries(part.record, contents);
+                let Some(entries) = entries else {
+                    parts.push(part.clone());
+                    continue;
+                };
+                let is_out =
+                    |number: &u32| piece.role == Role::Poison || series.contains(&entries[*number as usize].series);
+                let (out, left): (Vec<u32>, Vec<u32>) = part.numbers(entries.len()).into_iter().partition(is_out);
+                if out.is_empty() {
+                    parts.push(part.clone());
+                    continue;
+                }
+                has_lost = true;
+                aside.entry(part.record).or_default().extend(out);
+                if !left.is_empty() {
+                    let len = left.len();
+                    parts.push(Part { record: part.record, chosen: Chosen::Listed(left.into(), 0..len) });
+                }
+            }
+            if has_lost {
+                is_possibly_delivered |= piece.is_possibly_delivered;
+                piece = Piece { failing_since: None, ..piece.child(parts) };
+            }
+            if !piece.parts.is_empty() {
+                kept.push_back(piece);
+            }
+        }
+        if !aside.is_empty() {
+            let parts = aside.into_iter().map(|(record, mut numbers)| {
+                numbers.sort_unstable();
+                let len = numbers.len();
+                Part { record, chosen: Chosen::Listed(numbers.into(), 0..len) }
+            });
+            kept.push_back(Piece { is_possibly_delivered, ..Piece::new(parts.collect(), Role::Poison) });
+        }
+        for owed in &mut self.records {
+            owed.parts = 0;
+        }
+        for part in kept.iter().flat_map(|piece| &piece.parts) {
+            self.records[part.record].parts += 1;
+        }
+        self.pieces = kept;
+        self.before_single_out = None;
+    }
+
+    /// Puts the front piece behind all others, if it shares no series with them. Whether it was.
+    pub fn front_to_back(&mut self, contents: &dyn Contents) -> bool {
+        if self.pieces.len() < 2 {
+            return false;
+        }
+        let front: HashSet<u64> = self.front_entries(contents).into_iter().map(|(_, entry)| entry.series).collect();
+        let piece = self.pieces.pop_front().expect("there are two");
+        let shares = self.left_series(contents).is_none_or(|others| others.iter().any(|series| front.contains(series)));
+        if shares {
+            self.pieces.push_front(piece);
+        } else {
+            self.pieces.push_back(piece);
+        }
+        !shares
+    }
+
+    /// Takes one entry out of the front piece and puts it before it, as a piece of its own: a question to a target that takes nothing of the
+    /// rest. Only one whose series comes once in the piece, so that it overtakes nothing. `pick` chooses among `n`. Whether there was one.
+    pub fn single_out(&mut self, contents: &dyn Contents, pick: impl FnOnce(usize) -> usize) -> bool {
+        let entries = self.front_entries(contents);
+        let Some(piece) = self.pieces.front() else { return false };
+        if entries.len() < 2 {
+            return false;
+        }
+        let mut times: HashMap<u64, u32> = HashMap::new();
+        for (_, entry) in &entries {
+            *times.entry(entry.series).or_default() += 1;
+        }
+        let lone: Vec<usize> = (0..entries.len()).filter(|at| times[&entries[*at].1.series] == 1).collect();
+        if lone.is_empty() {
+            return false;
+        }
+        let mut at = lone[pick(lone.len()).min(lone.len() - 1)];
+        let counts = self.records.iter().map(|owed| owed.parts).collect();
+        self.before_single_out = Some((self.pieces.clone(), counts));
+        let mut before = Vec::new();
+        let mut after = Vec::new();
+        let mut single = None;
+        for part in piece.parts.clone() {
+            let all = self.records[part.record].entries.clone().flatten().map_or(0, |entries| entries.len());
+            let len = part.len(all);
+            if single.is_some() {
+                after.push(part);
+            } else if at >= len {
+                at -= len;
+                before.push(part);
+            } else {
+                let (left, rest) = part.split(at, all);
+                let (middle, right) = rest.split(1, all);
+                // One part became up to three.
+                let pieces = usize::from(at > 0) + 1 + usize::from(at + 1 < len);
+                self.records[part.record].parts += pieces - 1;
+                if at > 0 {
+                    before.push(left);
+                }
+                single = Some(middle);
+                if at + 1 < len {
+                    after.push(right);
+                }
+            }
+        }
+        let piece = self.pieces.pop_front().expect("it was looked at");
+        before.extend(after);
+        let mut rest = piece.child(before);
+        rest.failures = piece.failures;
+        rest.strikes = piece.strikes;
+        rest.unanswered = piece.unanswered;
+        self.pieces.push_front(rest);
+        self.pieces.push_front(piece.child(vec![single.expect("it is in one of the parts")]));
+        true
+    }
+
+    /// The entry that was singled out was not taken: everything is as before.
+    pub fn undo_single_out(&mut self) {
+        if let Some((pieces, counts)) = self.before_single_out.take() {
+            self.pieces = pieces;
+            for (owed, parts) in self.records.iter_mut().zip(counts) {
+                owed.parts = parts;
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! A piece: what one request carries of a batch, and what it went through.
+
+use std::time::Instant;
+
+use super::part::{Chosen, Part};
+
+/// Why a piece is a request of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It is the batch, or what it was cut into.
+    Main,
+    /// Series that were refused of late: they must not split every batch for ever.
+    Culprits,
+    /// Series or header sets that were given up as poison: one attempt.
+    Poison,
+}
+
+/// What one request carries.
+#[derive(Clone, Debug)]
+pub struct Piece {
+    /// In order; never empty.
+    pub parts: Vec<Part>,
+    /// Why it is one.
+    pub role: Role,
+    /// An attempt is behind it that may have arrived and was not answered.
+    pub is_possibly_delivered: bool,
+    /// The target refused a larger piece and took what came before this one: the culprit is in here.
+    pub is_known_bad: bool,
+    /// That will be so, if what comes before it is taken whole.
+    pub is_bad_if_left_was_taken: bool,
+    /// It is of the few entries of its batch that were set aside: what is innocent of them (the first of a duplicate, each time) is looked for
+    /// whatever the budget is.
+    pub is_cheap: bool,
+    /// Attempts without an answer.
+    pub unanswered: u32,
+    /// Attempts that failed in a row.
+    pub failures: u32,
+    /// When the first of them failed.
+    pub failing_since: Option<Instant>,
+    /// Attempts that failed while the target took others (see `poison`).
+    pub strikes: u32,
+    /// When it was first refused, and not believed yet.
+    pub refused_at: Option<Instant>,
+}
+
+impl Piece {
+    pub(super) fn new(parts: Vec<Part>, role: Role) -> Piece {
+        Piece {
+            parts,
+            role,
+            is_possibly_delivered: false,
+            is_known_bad: false,
+            is_bad_if_left_was_taken: false,
+            is_cheap: false,
+            unanswered: 0,
+            failures: 0,
+            failing_since: None,
+            strikes: 0,
+            refused_at: None,
+        }
+    }
+
+    /// What is cut off it: fresh, but for what its bytes went through.
+    pub(super) fn child(&self, parts: Vec<Part>) -> Piece {
+        Piece {
+            is_possibly_delivered: self.is_possibly_delivered,
+            is_cheap: self.is_cheap,
+            failing_since: self.failing_since,
+            ..Piece::new(parts, self.role)
+        }
+    }
+
+    /// The records that it touches, as indices: the first and the last.
+    pub(super) fn records(&self) -> (usize, usize) {
+        let numbers = self.parts.iter().map(|part| part.record);
+        (numbers.clone().min().expect("a piece has a part"), numbers.max().expect("a piece has a part"))
+    }
+
+    /// It is of whole records.
+    pub fn is_of_whole_records(&self) -> bool {
+        self.parts.iter().all(|part| part.chosen == Chosen::All)
+    }
+}
