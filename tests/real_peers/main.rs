@@ -11,6 +11,8 @@
 //! `PEER_VICTORIA_METRICS` and `PEER_VMAGENT` name their binaries. Every server is a process on 127.0.0.1, with its data and
 //! its log in a directory that lives as long as the test; when a test fails, the ends of the logs are printed.
 //!
+//! Where it matters what a target refuses, the test sends samples to the relay itself, in place of a Prometheus.
+//!
 //! Nothing here trusts a time window: at the end of a scenario the source is *silenced* (it loses all its scrape targets
 //! and so ends each of its series with a stale marker), and then every sample it holds is compared, from the first to the last.
 
@@ -22,9 +24,19 @@ mod relay;
 mod remote_read;
 mod rig;
 mod samples;
+mod sent;
 mod victoria;
 
+#[path = "../support/ledger.rs"]
+#[allow(dead_code, reason = "these tests read a few metrics with it")]
+mod ledger;
+#[path = "../support/request.rs"]
+#[allow(dead_code, clippy::unwrap_used, reason = "these tests make a few requests with it")]
+mod request;
+
 mod examples;
+mod old_backlogs;
 mod outages;
+mod refusals;
 mod same_samples;
 mod savepoints;

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::process::{Process, eventually, free_port, peer};
+use crate::process::{Process, eventually, free_port, http, peer};
 use crate::remote_read::remote_read;
 use crate::samples::{Holdings, Keeps};
 
@@ -32,7 +32,7 @@ impl RemoteWrite {
 /// Without it Prometheus neither scrapes native histograms nor takes any.
 const NATIVE_HISTOGRAMS: &str = "--enable-feature=native-histograms";
 
-/// A Prometheus that only receives.
+/// A Prometheus that receives.
 pub struct Receiver {
     pub port: u16,
     process: Process,
@@ -41,9 +41,29 @@ pub struct Receiver {
 impl Receiver {
     /// Starts one that takes `accepted` and answers 415 to the other version.
     pub async fn start(name: &str, directory: &Path, accepted: RemoteWrite) -> Receiver {
-        let config = directory.join(format!("{name}.yml"));
-        std::fs::write(&config, "{}\n").expect("the directory can be written");
+        Receiver::start_with(name, directory, accepted, free_port(), "{}\n").await
+    }
+
+    /// Starts one that also scrapes itself every second, so that its newest sample is always of now; waits for the first one.
+    pub async fn start_scraping(name: &str, directory: &Path, accepted: RemoteWrite) -> Receiver {
         let port = free_port();
+        let config = format!(
+            "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
+             scrape_configs:\n\
+             - job_name: itself\n  \
+               static_configs: [{{targets: ['127.0.0.1:{port}']}}]\n"
+        );
+        let receiver = Receiver::start_with(name, directory, accepted, port, &config).await;
+        eventually("it has scraped itself", || async {
+            receiver.holdings().await?.timestamps().next().map(drop).ok_or_else(|| "nothing is there".to_owned())
+        })
+        .await;
+        receiver
+    }
+
+    async fn start_with(name: &str, directory: &Path, accepted: RemoteWrite, port: u16, text: &str) -> Receiver {
+        let config = directory.join(format!("{name}.yml"));
+        std::fs::write(&config, text).expect("the directory can be written");
         let flags = [
             "--web.enable-remote-write-receiver".to_owned(),
             NATIVE_HISTOGRAMS.to_owned(),
@@ -75,6 +95,16 @@ impl Receiver {
     /// All that it holds.
     pub async fn holdings(&self) -> Result<Holdings, String> {
         remote_read(self.port).await
+    }
+
+    /// The timestamp of the newest sample that it has, of whatever series, as it says itself.
+    pub async fn newest_sample(&self) -> Result<i64, String> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        let answer = http().get(url).send().await.map_err(|error| error.to_string())?;
+        let text = answer.text().await.map_err(|error| error.to_string())?;
+        let time = text.lines().find_map(|line| line.strip_prefix("prometheus_tsdb_head_max_time "));
+        let time: f64 = time.ok_or("it does not say")?.parse().map_err(|_| "its time is not a number")?;
+        Ok(time as i64)
     }
 
     /// Waits until it holds exactly what `expected` says.

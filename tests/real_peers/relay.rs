@@ -1,10 +1,13 @@
 //! promrelay itself: its process, its configuration and what it says of its targets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::process::Command;
 
+use crate::ledger;
 use crate::process::{Process, eventually, free_port, http};
 
 /// A `[[target]]` of the configuration.
@@ -86,16 +89,53 @@ impl Relay {
         .await
     }
 
+    /// Waits until `count` samples of the target `name` are settled, in whatever way, and none is pending.
+    pub async fn settled_all(&self, name: &str, count: u64) -> TargetStatus {
+        self.target_becomes(name, &format!("rid of {count} samples"), |target| {
+            target.samples.accepted >= count && target.samples.pending == 0
+        })
+        .await
+    }
+
     /// Waits until the target `name` has everything, and checks that all of it was delivered: `count` samples, each once.
     pub async fn delivered_all(&self, name: &str, count: u64) {
-        let target = self
-            .target_becomes(name, &format!("rid of {count} samples"), |target| {
-                target.samples.accepted >= count && target.samples.pending == 0
-            })
-            .await;
+        let target = self.settled_all(name, count).await;
         let all = Ledger { accepted: count, delivered: count, ..Ledger::default() };
         assert_eq!(target.samples, all, "of {name}");
         self.target_becomes(name, "caught up", |target| target.state == "caught_up").await;
+    }
+
+    /// How many samples the target `name` refused, by reason; without reasons for which it refused none.
+    pub async fn refused(&self, name: &str) -> BTreeMap<String, u64> {
+        self.counted("promrelay_target_refused_samples_total", name, "reason").await
+    }
+
+    /// How many requests to the target `name` there were, by what they were answered; without what never came.
+    pub async fn requests(&self, name: &str) -> BTreeMap<String, u64> {
+        self.counted("promrelay_target_requests_total", name, "code").await
+    }
+
+    /// The counts of a target in `/metrics` that are not zero, by the value of a label. The ledger there must add up, too.
+    async fn counted(&self, metric: &str, target: &str, by: &str) -> BTreeMap<String, u64> {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        let text = http().get(url).send().await.expect("the relay answers").text().await.expect("metrics are text");
+        ledger::of_metrics(&text);
+        ledger::parse(&text)
+            .into_iter()
+            .filter(|line| line.name == metric && line.labels["target"] == target && line.value > 0.0)
+            .map(|line| (line.labels[by].clone(), line.value as u64))
+            .collect()
+    }
+
+    /// What `promrelay dead-letter ls` lists.
+    pub async fn dead_letters(&self) -> Vec<DeadLetter> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_promrelay"));
+        command.arg("--config").arg(&self.config).args(["dead-letter", "ls", "--json"]).kill_on_drop(true);
+        let output = command.output().await.expect("promrelay starts");
+        assert!(output.status.success(), "{output:?}");
+        let listing: Listing = serde_json::from_slice(&output.stdout).expect("the listing is as documented");
+        assert_eq!(listing.older, 0, "all are listed");
+        listing.entries
     }
 }
 
@@ -113,6 +153,24 @@ fn configuration(port: u16, wal: &Path, targets: &[Target]) -> String {
         config += &format!("\n[[target]]\nname = \"{name}\"\nurl = \"{url}\"\n{tuning}\n");
     }
     config
+}
+
+#[derive(Deserialize)]
+struct Listing {
+    entries: Vec<DeadLetter>,
+    older: u64,
+}
+
+/// A request that was refused, as `promrelay dead-letter ls` lists it.
+#[derive(Debug, PartialEq, Deserialize)]
+pub struct DeadLetter {
+    pub reason: String,
+    pub status: Option<u16>,
+    /// What the target said.
+    pub text: String,
+    pub samples: u64,
+    /// The first of its series.
+    pub series: String,
 }
 
 #[derive(Deserialize)]

@@ -17,7 +17,7 @@ pub type Labels = BTreeMap<String, String>;
 pub struct Holdings(BTreeMap<Labels, Vec<(i64, Value)>>);
 
 /// A sample's value.
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
     /// A float, by its bits: NaN is not equal to itself, and its bits tell a stale marker from a value.
     Float(u64),
@@ -83,14 +83,14 @@ impl Keeps {
 }
 
 impl FromIterator<(Labels, Vec<(i64, Value)>)> for Holdings {
-    /// Brings the parts of each series together and in order. Of two samples with the same timestamp both stay: a server that
-    /// shows a sample twice got it twice.
+    /// Brings the parts of each series together and in order. Of two samples with the same timestamp both stay, whatever their order
+    /// was: a server that shows a sample twice got it twice.
     fn from_iter<T: IntoIterator<Item = (Labels, Vec<(i64, Value)>)>>(parts: T) -> Holdings {
         let mut holdings = Holdings::default();
         for (labels, samples) in parts {
             holdings.0.entry(labels).or_default().extend(samples);
         }
-        holdings.0.values_mut().for_each(|samples| samples.sort_by_key(|(timestamp, _)| *timestamp));
+        holdings.0.values_mut().for_each(|samples| samples.sort());
         holdings
     }
 }
@@ -112,6 +112,16 @@ impl Holdings {
             .iter()
             .filter(move |(labels, _)| labels.get("__name__") == Some(&name))
             .map(|(labels, samples)| (labels, samples.iter().map(|(_, value)| value).collect()))
+    }
+
+    /// What it holds of the series whose name is `name`.
+    pub fn only(self, name: &str) -> Holdings {
+        Holdings(self.0.into_iter().filter(|(labels, _)| labels.get("__name__").is_some_and(|it| it == name)).collect())
+    }
+
+    /// The timestamps of all samples, series by series.
+    pub fn timestamps(&self) -> impl Iterator<Item = i64> {
+        self.0.values().flatten().map(|(timestamp, _)| *timestamp)
     }
 
     /// How many series do not end in a stale marker.
