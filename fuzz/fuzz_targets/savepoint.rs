@@ -79,16 +79,15 @@ fn behind_the_name(raw: &[u8; PAGE_LEN], page: &mut [u8; PAGE_LEN]) {
     page[340..344].copy_from_slice(&doubts.to_le_bytes());
     page[344..348].copy_from_slice(&[ranges as u8, 0, cuts as u8, 0]);
     // What is not known has no value.
-    let mut learned = raw[LEARNED] & 31;
+    let mut learned = raw[LEARNED] & 15;
     if learned & 2 == 0 {
         learned &= !4;
     }
     page[LEARNED..LEARNED + 4].copy_from_slice(&[learned, 0, 0, 0]);
-    for (flag, at) in [(8, 360), (16, 364)] {
-        if learned & flag == 0 {
-            page[at..at + 4].fill(0);
-        }
+    if learned & 8 == 0 {
+        page[360..364].fill(0);
     }
+    page[364..368].fill(0);
     let settled = u64::from_le_bytes(*raw[72..].first_chunk().unwrap()) >> 8;
     put(page, 72, &[settled]);
     let mut position = settled;

@@ -14,7 +14,8 @@
 //! ```
 //!
 //! Where a target was believed several times in turn and goes on accepting other batches, it is believed without a question. After
-//! everything was refused for `suspect_after` and the target is sane, records go one by one, and are not taken apart any more.
+//! everything was refused for `suspect_after` and the target is sane, records go one by one, and are not taken apart any more unless their witness is
+//! taken (`batch`).
 
 use std::time::{Duration, Instant};
 

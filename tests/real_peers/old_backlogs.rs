@@ -41,7 +41,6 @@ async fn of_a_backlog_of_three_days_all_that_prometheus_still_accepts_arrives() 
 
 /// The end of what Prometheus accepts goes through a request: of ten scrapes in it one is too old, by seconds, and nine are not.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "not so yet: after 32 refusals in a row with nothing accepted, the request is given up unsplit, with the nine good scrapes"]
 async fn of_a_request_that_is_too_old_in_part_all_that_prometheus_still_accepts_arrives() {
     Backlog { age_ms: 2 * HOUR_MS, step_ms: 15_000, scrapes_per_request: 10 }.comes_through().await;
 }

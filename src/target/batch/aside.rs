@@ -1,20 +1,24 @@
-//! What of a batch goes out of its turn: entries that are known to be trouble behind the others, and one entry before the others, as a question.
+//! What of a batch goes out of its turn: entries that are known to be trouble behind the others, and one entry, or one series, before the others,
+//! as a question.
 //!
 //! ```text
 //!   set_aside         [ a b c! a d b ]  ->  [ a b a d b ] [ c! ]        all entries of a series move together, and keep their order
 //!   set_poison_aside  the same of what is left of a batch, when a series was just given up
 //!   single_out        [ a b c d ]       ->  [ c ] [ a b d ]             only one whose series comes once: it overtakes nothing
+//!   call_witness      [ r1: a b c b | r2 ]  ->  [ r1: b b ] [ r1: a c ] [ r2 ]   the series that comes last in the first record
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use super::Batch;
 use super::part::{Chosen, Contents, EntryFacts, Part};
-use super::piece::{Piece, Role};
+use super::piece::{Piece, Role, Witness};
 use crate::wal::Record;
 
 /// So many are few.
 const CHEAP: usize = 8;
+/// A series of so many entries is heard one by one, whatever the budget is. (More come in a request only from who sends few series in large requests.)
+const WITNESS: usize = 32;
 
 impl Batch {
     /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only before the first
@@ -213,6 +217,42 @@ impl Batch {
         self.pieces.push_front(rest);
         self.pieces.push_front(piece.child(vec![single.expect("it is in one of the parts")]));
         true
+    }
+
+    /// Puts a series of the front piece's first record before the record's others, and the record before the rest of the piece. It is the series of
+    /// the record's last entry: what is newest in a record stands there, as a rule, and may be young enough. Not of what was called or went after one
+    /// already.
+    pub fn call_witness(&mut self, contents: &dyn Contents) {
+        let Some(piece) = self.pieces.front() else { return };
+        if piece.witness != Witness::None || piece.is_possibly_delivered || piece.role == Role::Poison {
+            return;
+        }
+        let record = piece.parts[0].record;
+        let of_record = piece.parts.iter().take_while(|part| part.record == record).count();
+        let (of_record, of_others) = piece.parts.split_at(of_record);
+        let (of_record, of_others) = (of_record.to_vec(), of_others.to_vec());
+        let Some(entries) = self.entries(record, contents) else { return };
+        let numbers: Vec<u32> = of_record.iter().flat_map(|part| part.numbers(entries.len())).collect();
+        let Some(series) = numbers.last().map(|last| entries[*last as usize].series) else { return };
+        let (called, others): (Vec<u32>, Vec<u32>) =
+            numbers.into_iter().partition(|number| entries[*number as usize].series == series);
+        let is_cheap = called.len() <= WITNESS;
+        let part_of = |numbers: Vec<u32>| {
+            let len = numbers.len();
+            vec![Part { record, chosen: Chosen::Listed(numbers.into(), 0..len) }]
+        };
+        let piece = self.pieces.pop_front().expect("it was looked at");
+        if !of_others.is_empty() {
+            self.pieces.push_front(piece.child(of_others));
+        }
+        let owed = &mut self.records[record];
+        owed.parts -= of_record.len();
+        if !others.is_empty() {
+            self.pieces.push_front(Piece { witness: Witness::WentBefore, ..piece.child(part_of(others)) });
+            owed.parts += 1;
+        }
+        self.pieces.push_front(Piece { witness: Witness::Is, is_cheap, ..piece.child(part_of(called)) });
+        owed.parts += 1;
     }
 
     /// The entry that was singled out was not taken: everything is as before.

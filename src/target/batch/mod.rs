@@ -13,7 +13,7 @@
 //!
 //! Pieces are sent one after the other, in the order of the records and of the entries in them: so whatever a batch is cut into,
 //! each series keeps its order. Entries that are set aside (culprits of late) come last in pieces of their own; all entries of their series that
-//! come behind the first one are set aside with it.
+//! come behind the first one are set aside with it. Where a target seems to take nothing, a *witness* goes first: all entries of one series.
 //!
 //! Invariants: a batch's pieces hold every entry that is not booked yet exactly once; a batch never grows; a record is complete when
 //! none of its entries is in a piece any more, and only then what became of it is told.
@@ -28,7 +28,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use part::{Chosen, Contents, Entries, EntryFacts, Part, Samples};
-pub use piece::{Piece, Role};
+pub use piece::{Piece, Role, Witness};
 
 use crate::savepoint::{Outcomes, Reason};
 use crate::wal::{Mark, Position, Record};
@@ -66,7 +66,7 @@ pub struct Batch {
     pieces: VecDeque<Piece>,
     /// Something of it is final: accepted, or given up as poison. From then on it is not sent again as a whole.
     pub has_settled: bool,
-    /// Pieces that were refused since something of it was accepted.
+    /// Pieces of it that were refused since something of it was accepted.
     pub refusals_in_a_row: u32,
     /// The same, of pieces that were possibly delivered.
     pub resent_in_a_row: u32,

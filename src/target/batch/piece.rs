@@ -15,6 +15,18 @@ pub enum Role {
     Poison,
 }
 
+/// Where a target seems to take nothing, one series of each request goes before its other ones, to show when that is over: in the middle of a
+/// request, as a rule, because what is too old is judged sample by sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Witness {
+    /// There is none.
+    None,
+    /// It is that series.
+    Is,
+    /// It is the others.
+    WentBefore,
+}
+
 /// What one request carries.
 #[derive(Clone, Debug)]
 pub struct Piece {
@@ -22,6 +34,8 @@ pub struct Piece {
     pub parts: Vec<Part>,
     /// Why it is one.
     pub role: Role,
+    /// Of a batch of which the target seems to take nothing.
+    pub witness: Witness,
     /// An attempt is behind it that may have arrived and was not answered.
     pub is_possibly_delivered: bool,
     /// The target refused a larger piece and took what came before this one: the culprit is in here.
@@ -48,6 +62,7 @@ impl Piece {
         Piece {
             parts,
             role,
+            witness: Witness::None,
             is_possibly_delivered: false,
             is_known_bad: false,
             is_bad_if_left_was_taken: false,
@@ -63,6 +78,7 @@ impl Piece {
     /// What is cut off it: fresh, but for what its bytes went through.
     pub(super) fn child(&self, parts: Vec<Part>) -> Piece {
         Piece {
+            witness: self.witness,
             is_possibly_delivered: self.is_possibly_delivered,
             is_cheap: self.is_cheap,
             failing_since: self.failing_since,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::batch::{Contents, Role};
+use super::super::batch::{Contents, Role, Witness};
 use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
@@ -10,7 +10,8 @@ use super::super::window::BatchId;
 use super::{AttemptId, BUDGET_MAX, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
 use crate::savepoint::Reason;
 
-/// Refusals in a row, with nothing accepted of the batch, after which a record is not taken apart any more.
+/// Refusals in a row, of a batch or one batch after the other, after which a record is not taken apart any more: of each a witness is called, and
+/// when that is refused as well, the record is given up.
 const HOPELESS: u32 = 32;
 /// Extra requests that one batch may cost below the records.
 const SPLITS_MAX: u32 = 512;
@@ -120,6 +121,9 @@ impl Delivery {
         active.not_before = None;
         active.batch.has_settled = true;
         active.batch.refusals_in_a_row = 0;
+        if flight.samples.all() > 0 {
+            self.lanes[active.lane as usize].refusals_in_a_row = 0;
+        }
         active.batch.resent_in_a_row = 0;
         active.refused_at = None;
         active.batch.book(refused, reason, contents);
@@ -144,6 +148,7 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.refused_at.get_or_insert(now);
         active.batch.refusals_in_a_row += 1;
+        self.lanes[active.lane as usize].refusals_in_a_row += 1;
         let has_settled = active.batch.has_settled;
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = 0;
@@ -161,14 +166,15 @@ impl Delivery {
             return;
         }
         // What is refused together with many that are always refused is not worth the search, while others need the budget.
-        let is_usual = role == Role::Culprits && self.budget < BUDGET_MAX / 2.0 && !is_cheap;
+        let is_hopeless = self.is_hopeless(id, now);
+        let is_usual = !is_hopeless && role == Role::Culprits && self.budget < BUDGET_MAX / 2.0 && !is_cheap;
         let is_divisible = self.batches.get_mut(&id).expect("it is there").batch.is_divisible(contents);
         if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
             self.halve(id, contents, !is_possibly_delivered);
             return;
         }
         let record_by_record = self.suspicion.goes_record_by_record(now);
-        let reason = match (is_possibly_delivered, is_divisible && role == Role::Main && !record_by_record) {
+        let reason = match (is_possibly_delivered, is_divisible && !is_usual && !record_by_record) {
             (true, _) => Reason::Resent,
             (false, true) => Reason::Unsplit,
             (false, false) => Reason::Status,
@@ -192,18 +198,20 @@ impl Delivery {
 
     /// Whether the front piece may be halved: along records always, below within the budget.
     pub(super) fn may_halve(&mut self, id: BatchId, now: Instant, contents: &dyn Contents) -> bool {
-        let record_by_record = self.suspicion.goes_record_by_record(now);
+        let is_hopeless = self.is_hopeless(id, now);
         let active = self.batches.get_mut(&id).expect("it is there");
-        let is_paid = self.budget >= 2.0 || active.batch.front().is_some_and(|piece| piece.is_cheap);
-        if active.batch.is_divisible_by_records() {
-            return true;
-        }
-        let is_hopeless = !active.batch.has_settled && active.batch.refusals_in_a_row >= HOPELESS;
-        active.batch.is_divisible(contents)
-            && !record_by_record
-            && !is_hopeless
-            && active.batch.splits < SPLITS_MAX
-            && is_paid
+        let Some(piece) = active.batch.front() else { return false };
+        let is_paid = self.budget >= 2.0 || piece.is_cheap;
+        let is_worth_it = !is_hopeless || piece.witness == Witness::Is;
+        active.batch.is_divisible_by_records()
+            || active.batch.is_divisible(contents) && is_worth_it && is_paid && active.batch.splits < SPLITS_MAX
+    }
+
+    /// The target seems to take nothing, and nothing was taken of this batch.
+    pub(super) fn is_hopeless(&self, id: BatchId, now: Instant) -> bool {
+        let active = &self.batches[&id];
+        let in_a_row = active.batch.refusals_in_a_row.max(self.lanes[active.lane as usize].refusals_in_a_row);
+        !active.batch.has_settled && (in_a_row >= HOPELESS || self.suspicion.goes_record_by_record(now))
     }
 
     /// Halves the front piece, which was refused. When `proves`, and the target takes the first half, the culprit is in the second.
@@ -441,6 +449,9 @@ impl Delivery {
                 }
             }
             Finding::Again => {
+                for lane in &mut self.lanes {
+                    lane.refusals_in_a_row = 0;
+                }
                 for active in self.batches.values_mut().filter(|active| active.is_in_doubt) {
                     active.is_in_doubt = false;
                     if active.batch.has_settled {

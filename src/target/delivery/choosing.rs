@@ -312,7 +312,11 @@ impl Delivery {
             }
             self.halve(id, contents, true);
         }
+        let is_hopeless = self.is_hopeless(id, now);
         let active = self.batches.get_mut(&id).expect("it was looked at");
+        if is_hopeless {
+            active.batch.call_witness(contents);
+        }
         let bytes = active.batch.front_bytes();
         let samples = active.batch.front_samples(contents);
         let attempt = AttemptId(self.next_attempt);

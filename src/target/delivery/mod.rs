@@ -257,6 +257,8 @@ struct LaneState {
     waits_for: BTreeSet<BatchId>,
     /// Requests started while both lanes had something.
     started: f64,
+    /// Pieces that were refused since something was accepted.
+    refusals_in_a_row: u32,
 }
 
 /// See the module.

@@ -231,8 +231,8 @@ struct Manners {
     cursed_series: HashSet<u64>,
     cursed_entries: HashSet<EntryId>,
     cursed_sender: Option<u8>,
-    /// Records that are too old for it.
-    old_up_to: u64,
+    /// What is before this is too old for it.
+    old_before: EntryId,
     known: Known,
     poison: HashSet<u64>,
     locked_tenant: Option<u8>,
@@ -673,7 +673,7 @@ impl World {
             || manners.cursed_series.contains(&self.log.entry(id).series)
             || manners.cursed_entries.contains(&id)
             || manners.cursed_sender == Some(fake.sender)
-            || id.0 <= manners.old_up_to
+            || id < manners.old_before
     }
 
     fn answer(&mut self, id: AttemptId) {
@@ -936,7 +936,7 @@ fn some_manners(random: &mut fastrand::Rng, log: &[Fake]) -> Manners {
         manners.cursed_series.insert(random.u64(0..10));
     }
     if random.u8(0..6) == 0 {
-        manners.old_up_to = random.u64(0..log.len() as u64);
+        manners.old_before = (random.u64(0..log.len() as u64), random.u32(0..8));
     }
     for _ in 0..random.usize(0..3) {
         let from = seconds(random.u64(0..60));
@@ -1107,7 +1107,7 @@ fn a_backlog_that_is_rightly_too_old_is_refused_and_what_is_young_arrives() {
         let (old, young) = (random.u64(1..400), random.u64(1..100));
         let log = (0..old + young).map(|n| Fake::of(n % 7..n % 7 + 10)).collect();
         let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
-        setup.manners.old_up_to = old;
+        setup.manners.old_before = (old + 1, 0);
         if random.bool() {
             setup.rules.max_samples_per_send = random.u64(10..200);
         }
@@ -1130,6 +1130,27 @@ fn a_backlog_that_is_rightly_too_old_is_refused_and_what_is_young_arrives() {
     });
     println!("PRINT too old: {most:.2} requests per record at most");
     assert!(most <= 12.0);
+}
+
+#[test]
+fn of_a_record_that_is_too_old_in_part_the_young_part_arrives() {
+    every_seed(60, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (records, entries) = (random.u64(2..120), random.u64(2..200));
+        // Scrapes of all series, some to a record.
+        let series = random.u64(entries.div_ceil(32)..=entries);
+        let log = (0..records).map(|_| Fake::of((0..entries).map(|n| n % series))).collect();
+        let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
+        setup.rules.max_samples_per_send = random.u64(1..10 * entries);
+        // (After a minute, here soon, records go one by one: that is no reason either.)
+        setup.rules.suspect_after = seconds(random.u64(1..60));
+        let (record, number) = (random.u64(1..=records), random.u64(0..entries) as u32);
+        setup.manners.old_before = (record, number);
+        let mut world = World::new(setup);
+        world.run();
+        let old = (record - 1) * entries + u64::from(number);
+        assert_eq!(world.savepoint.ledger.refused, old, "seed {seed}: {record} of {records}, {number} of {entries}");
+    });
 }
 
 #[test]
