@@ -137,6 +137,32 @@ async fn a_record_that_waits_until_it_is_too_old_expires() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_beyond_what_is_read_ahead_expires_by_what_came_in_last_also_after_a_restart() {
+    const RECORDS: u64 = 400;
+    const IN_FLIGHT: u64 = 10;
+    const LIMIT: Duration = Duration::from_secs(3);
+
+    let sink = Sink::start().await;
+    sink.stop().await;
+    let few_at_a_time = ["sample_age_limit = \"3s\"", "max_samples_per_send = 10", "max_in_flight = 1"];
+    let mut relay = config(&sink, &few_at_a_time).start().await;
+    for _ in 0..RECORDS {
+        send_aged(&relay, "waits", &[0]).await;
+    }
+    tokio::time::sleep(LIMIT).await;
+    send_aged(&relay, "comes_last", &[0]).await;
+    relay.kill_9().await;
+    sink.start_again().await;
+    relay.restart().await;
+    relay.drained(SOON).await;
+    let ledger = relay.ledger("a").await;
+    // What was in flight when it was killed is sent again as it was.
+    let in_flight = sink.samples("waits").len() as u64;
+    assert!(in_flight <= IN_FLIGHT, "{in_flight}");
+    assert_eq!((ledger.settled["expired"], ledger.delivered()), (RECORDS - in_flight, in_flight + 1), "{ledger:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_gets_no_more_samples_a_second_than_it_is_configured_for() {
     const A_SECOND: u64 = 200;
     const SECONDS: u64 = 5;

@@ -85,7 +85,7 @@ mod tests {
 
     fn log() -> LogState {
         let place = Place { segment: SegmentId(3), offset: 4096 };
-        LogState { start: mark(5), end: Readable { mark: mark(9), place }, is_new: false }
+        LogState { start: mark(5), end: Readable { mark: mark(9), place, ..Readable::default() }, is_new: false }
     }
 
     fn saved(position: u64) -> Saved {

@@ -128,8 +128,6 @@ pub struct Target {
     orders: Orders,
     /// Since when the disk does not give what is next, and when it is asked again.
     unreadable: Option<(Instant, Instant)>,
-    /// Of the newest record that was read: when it was received, and its newest sample.
-    newest_ms: (i64, i64),
     /// What the target said when it last failed.
     reason: Option<String>,
     /// Waits for what is in flight, then goes alone.
@@ -177,7 +175,6 @@ impl Target {
             dead_letters,
             stop,
             unreadable: None,
-            newest_ms: (i64::MIN, i64::MIN),
             reason: None,
             parcel: None,
             identity,
@@ -261,8 +258,6 @@ impl Target {
                 match self.reading.next(lane, &savepoint) {
                     Read::Record(record) => {
                         self.unreadable = None;
-                        let newest = (record.header.received_ms, record.header.times.max);
-                        self.newest_ms = (self.newest_ms.0.max(newest.0), self.newest_ms.1.max(newest.1));
                         self.delivery.read(lane, record);
                     }
                     Read::Gap { parts, place, reason } => self.lost(parts, place, &reason),
@@ -349,22 +344,21 @@ impl Target {
                 return read_again;
             }
             let now = std::time::Instant::now();
-            let (received_ms, sample_ms) = self.newest_ms;
-            let wall_ms = match self.settings.sample_age_limit {
-                Some(_) => self.look_at_clock(now, received_ms, sample_ms),
-                None => None,
-            };
+            let wall_ms = self.look_at_clock(now);
             match self.delivery.next(now, wall_ms, &Stored, fastrand::f64()) {
                 Next::Start(attempt) => self.start(*attempt),
+                // What expired has made room for the next to be read.
+                Next::Wait(_) if self.delivery.has_completed() => return Some(Instant::now()),
                 Next::Wait(until) => return until.map(Instant::from_std).into_iter().chain(read_again).min(),
             }
         }
     }
 
     /// What ages of samples are judged by.
-    fn look_at_clock(&mut self, now: std::time::Instant, received_ms: i64, sample_ms: i64) -> Option<i64> {
+    fn look_at_clock(&mut self, now: std::time::Instant) -> Option<i64> {
+        self.settings.sample_age_limit?;
         let was_suspended = self.age.is_suspended();
-        let looked = self.age.look(now, now_ms(), received_ms, sample_ms);
+        let looked = self.age.look(now, now_ms(), self.reading.newest());
         match (was_suspended, self.age.is_suspended()) {
             (false, true) => tracing::warn!(
                 target = self.settings.name,

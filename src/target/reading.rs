@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::delivery::Lane;
 use crate::savepoint::{Range, Savepoint};
-use crate::wal::{Cursor, Log, Mark, Place, Position, Record, Step};
+use crate::wal::{Cursor, Log, Mark, Newest, Place, Position, Record, Step};
 
 /// The lag with which the lanes part.
 pub const PART_AT_LAG_MS: i64 = 60_000;
@@ -63,6 +63,12 @@ impl Reading {
     pub fn lanes(&self) -> impl Iterator<Item = Lane> + use<> {
         let (main, has_two) = (self.main, self.end.is_some());
         [Some(main), has_two.then(|| main.other())].into_iter().flatten()
+    }
+
+    /// What came in last, however far the lanes are from it.
+    #[must_use]
+    pub fn newest(&self) -> Newest {
+        self.log.readable().newest
     }
 
     /// The lane of the backlog, if there are two.

@@ -71,7 +71,7 @@ pub use findings::{Finding, Findings};
 use health::Condition;
 pub use health::{Health, Limit};
 pub use options::{Options, Recovery, SyncMode};
-pub use position::{Mark, Place, Position, Readable, SegmentId};
+pub use position::{Mark, Newest, Place, Position, Readable, SegmentId};
 pub use prefill::Prefill;
 use quarantine::Quarantine;
 pub use reader::{Cursor, Record, Step};
@@ -188,7 +188,7 @@ impl Log {
             unreadable: Mutex::new(recovered.unreadable),
             findings: Mutex::default(),
             quarantine,
-            readable: watch::Sender::new(Readable { mark: last, place: Place::default() }),
+            readable: watch::Sender::new(Readable { mark: last, place: Place::default(), newest: Newest::default() }),
             durable: AtomicU64::new(last.position.0),
             condition: Condition::new(),
             control: Mutex::new(None),
@@ -198,9 +198,14 @@ impl Log {
             usage,
             observer,
         });
+        let mut newest_data = Newest::default();
         for segment in recovered.segments {
+            if let Some(seal) = segment.closed().filter(|seal| seal.records > 0) {
+                newest_data.include(seal.received_ms.1, seal.times.max);
+            }
             shared.add_segment(segment);
         }
+        shared.readable.send_modify(|readable| readable.newest = newest_data);
         for (finding, segment) in recovered.findings {
             shared.found(finding, segment.as_deref());
         }

@@ -82,4 +82,25 @@ pub struct Readable {
     pub mark: Mark,
     /// Behind its last byte.
     pub place: Place,
+    /// Of what came in last.
+    pub newest: Newest,
+}
+
+/// How new the newest data of a log is, in ms since 1970; zeroes where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Newest {
+    /// When the newest record was received.
+    pub received_ms: i64,
+    /// The newest sample of the newest record that has samples.
+    pub sample_ms: i64,
+}
+
+impl Newest {
+    /// Something came in; `sample_ms` is `i64::MIN` where there is no sample in it.
+    pub(super) fn include(&mut self, received_ms: i64, sample_ms: i64) {
+        self.received_ms = received_ms;
+        if sample_ms > i64::MIN {
+            self.sample_ms = sample_ms;
+        }
+    }
 }

@@ -435,15 +435,18 @@ impl Writer {
     /// Everything written is readable now, and acknowledged.
     fn published(&mut self) {
         let active = self.active.as_mut().expect("records were written to an open segment");
+        let mut newest = self.shared.readable().newest;
         for entry in &self.unsynced {
             let data_end = active.seal.data_end + entry.header.stored_len();
             active.seal.include(&entry.header, data_end);
+            newest.include(entry.header.received_ms, entry.header.times.max);
         }
         assert_eq!(active.seal.data_end, active.offset, "what was written is what is published");
         assert_eq!(active.seal.last, self.appended, "positions are given out and published in the same order");
         self.shared.publish(Readable {
             mark: active.seal.last,
             place: Place { segment: active.segment.id(), offset: active.offset },
+            newest,
         });
         self.shared.condition.set(Health::Working);
         self.acknowledge_new(0);

@@ -7,7 +7,7 @@ use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
-use super::{AttemptId, BUDGET_MAX, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
+use super::{AttemptId, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
 use crate::savepoint::Reason;
 
 /// Refusals in a row, of a batch or one batch after the other, after which a record is not taken apart any more: of each a witness is called, and
@@ -165,9 +165,9 @@ impl Delivery {
             }
             return;
         }
-        // What is refused together with many that are always refused is not worth the search, while others need the budget.
+        // What is refused together with many that are always refused is seldom worth the search.
         let is_hopeless = self.is_hopeless(id, now);
-        let is_usual = !is_hopeless && role == Role::Culprits && self.budget < BUDGET_MAX / 2.0 && !is_cheap;
+        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(role) && !is_cheap;
         let is_divisible = self.batches.get_mut(&id).expect("it is there").batch.is_divisible(contents);
         if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
             self.halve(id, contents, !is_possibly_delivered);
@@ -201,7 +201,7 @@ impl Delivery {
         let is_hopeless = self.is_hopeless(id, now);
         let active = self.batches.get_mut(&id).expect("it is there");
         let Some(piece) = active.batch.front() else { return false };
-        let is_paid = self.budget >= 2.0 || piece.is_cheap;
+        let is_paid = self.budget.allows(piece.role) || piece.is_cheap;
         let is_worth_it = !is_hopeless || piece.witness == Witness::Is;
         active.batch.is_divisible_by_records()
             || active.batch.is_divisible(contents) && is_worth_it && is_paid && active.batch.splits < SPLITS_MAX
@@ -217,11 +217,13 @@ impl Delivery {
     /// Halves the front piece, which was refused. When `proves`, and the target takes the first half, the culprit is in the second.
     pub(super) fn halve(&mut self, id: BatchId, contents: &dyn Contents, proves: bool) {
         let active = self.batches.get_mut(&id).expect("it is there");
-        let is_cheap = active.batch.front().is_some_and(|piece| piece.is_cheap);
-        let is_of_records = active.batch.is_divisible_by_records();
+        let piece = active.batch.front().expect("something is left");
+        let (role, is_cheap) = (piece.role, piece.is_cheap);
+        // Along records it is free, but for those of which all is refused, again and again.
+        let is_free = is_cheap || (role != Role::Culprits && active.batch.is_divisible_by_records());
         active.batch.halve(contents, proves);
-        if !is_of_records && !is_cheap {
-            self.budget -= 2.0;
+        if !is_free {
+            self.budget.pay(role);
         }
     }
 

@@ -14,10 +14,7 @@ use super::super::culprits::Suspect;
 use super::super::pace::May;
 use super::super::queue::Limits;
 use super::super::window::BatchId;
-use super::{
-    Active, Attempt, AttemptId, BUDGET_MAX, BUDGET_PER_REQUEST, Delivery, Flight, Lane, Next, What, keyed, parts_of,
-    untold,
-};
+use super::{Active, Attempt, AttemptId, Delivery, Flight, Lane, Next, What, keyed, parts_of, untold};
 use crate::savepoint::{Cuts, Outcomes};
 use crate::wal::Record;
 
@@ -340,7 +337,7 @@ impl Delivery {
         if self.trouble.is_some() {
             self.trouble_attempts += 1;
         }
-        self.budget = (self.budget + BUDGET_PER_REQUEST).min(BUDGET_MAX);
+        self.budget.refill();
         self.count_start(lane);
         let what = What::Piece { batch: id, question_about: question_about.filter(|about| *about != id) };
         self.flights.insert(attempt, Flight { what, ticket, started: now, samples, bytes });

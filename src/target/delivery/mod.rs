@@ -35,6 +35,7 @@
 //! - What is held in memory is bounded: the next batch, and [`Rules::ahead`] batches.
 
 mod answers;
+mod budget;
 mod choosing;
 mod poison;
 #[cfg(test)]
@@ -43,6 +44,8 @@ mod simulation;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use budget::Budget;
 
 use super::backoff::Backoff;
 use super::batch::{Batch, Chosen, Completed, Part, Samples};
@@ -58,9 +61,6 @@ use crate::wal::{Mark, Position, Record};
 
 /// Refusals in a row after which what may have been delivered is taken for delivered.
 pub const RESENT_TRIES: u32 = 16;
-/// Extra requests that a target may cost at once below the records, and what each ordinary request adds to that.
-const BUDGET_MAX: f64 = 1024.0;
-const BUDGET_PER_REQUEST: f64 = 0.4;
 
 /// How a target is delivered to; checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -275,7 +275,7 @@ pub struct Delivery {
     next_attempt: u64,
     suspicion: Suspicion,
     culprits: Culprits,
-    budget: f64,
+    budget: Budget,
     trouble: Option<Trouble>,
     /// Attempts that began while there was trouble.
     trouble_attempts: u32,
@@ -325,7 +325,7 @@ impl Delivery {
             next_attempt: 0,
             suspicion: Suspicion::new(rules.suspect_after, rules.hold, learned.has_delivered, learned.takes_empty),
             culprits: Culprits::default(),
-            budget: BUDGET_MAX,
+            budget: Budget::full(),
             trouble: None,
             trouble_attempts: 0,
             learned_bytes: learned.bytes_max.map(f64::from),
@@ -436,6 +436,12 @@ impl Delivery {
             }
         }
         given_up
+    }
+
+    /// Whether there is something to take.
+    #[must_use]
+    pub fn has_completed(&self) -> bool {
+        !self.completed.is_empty()
     }
 
     /// Records all of which is known, since the last call.
