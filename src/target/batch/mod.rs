@@ -23,6 +23,8 @@
 mod aside;
 mod part;
 mod piece;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
