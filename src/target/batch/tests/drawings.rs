@@ -129,6 +129,30 @@ fn the_front_goes_to_the_back_unless_it_shares_a_series() {
 }
 
 #[test]
+fn nothing_goes_behind_what_does_not_tell_nor_does_that_go_behind_anything() {
+    for texts in [["ab", "?a"], ["?a", "ab"]] {
+        let fakes = Fakes::of(&texts);
+        let mut batch = fakes.batch();
+        batch.halve(&fakes, false);
+        let before = fakes.drawn(&batch);
+        assert!(!batch.front_to_back(&fakes), "{before}");
+        assert_eq!(fakes.drawn(&batch), before);
+    }
+}
+
+#[test]
+fn what_was_given_up_is_not_put_behind_what_does_not_tell() {
+    let fakes = Fakes::of(&["ab", "?b", "bc", "b"]);
+    let mut batch = fakes.batch();
+    batch.set_poison_aside(&[series('b')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[ab|?|bc|b]");
+    batch.halve(&fakes, false);
+    accept(&mut batch, &fakes);
+    batch.set_poison_aside(&[series('b')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[c] [b|b]");
+}
+
+#[test]
 fn an_entry_is_singled_out_and_put_back() {
     let fakes = Fakes::of(&["abcd", "ef"]);
     let mut batch = fakes.batch();
@@ -159,6 +183,14 @@ fn only_an_entry_whose_series_comes_once_is_singled_out() {
     assert!(!batch.single_out(&fakes, |_| 0), "each comes twice");
     let fakes = Fakes::of(&["a"]);
     assert!(!fakes.batch().single_out(&fakes, |_| 0), "it is alone anyway");
+}
+
+#[test]
+fn nothing_is_singled_out_beside_what_does_not_tell() {
+    let fakes = Fakes::of(&["?a", "ab"]);
+    let mut batch = fakes.batch();
+    assert!(!batch.single_out(&fakes, |_| 0));
+    assert_eq!(fakes.drawn(&batch), "[?|ab]");
 }
 
 #[test]
@@ -200,6 +232,19 @@ fn a_batch_that_starts_over_is_whole_and_knows_of_no_refusal() {
     accept(&mut batch, &fakes);
     let outcomes: Vec<Outcomes> = batch.take_completed().into_iter().map(|done| done.outcomes).collect();
     assert_eq!(outcomes, [Outcomes::delivered(3); 2]);
+}
+
+#[test]
+fn a_batch_that_starts_over_stays_whole_when_nothing_is_singled_out_any_more() {
+    let fakes = Fakes::of(&["abc", "def"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    refuse(&mut batch, &fakes);
+    assert!(batch.single_out(&fakes, |_| 1));
+    assert_eq!(fakes.drawn(&batch), "[e] [df]");
+    batch.start_over(false);
+    batch.undo_single_out();
+    assert_eq!(fakes.drawn(&batch), "[abc|def]");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Tests of batches. Here is how a batch is written down and drawn.
 
 mod drawings;
+mod operations;
 
 use std::collections::HashSet;
 
@@ -89,6 +90,11 @@ impl Fakes {
 
     fn series(&self, (record, number): Id) -> Option<u64> {
         self.0[record].series.get(number as usize).copied()
+    }
+
+    fn samples(&self, (record, number): Id) -> u64 {
+        let entry = self.series((record, number)).map(|series| facts(series, number));
+        entry.map_or(0, |entry| u64::from(entry.samples) + u64::from(entry.histograms))
     }
 
     /// What is in each piece.

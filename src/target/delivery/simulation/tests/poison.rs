@@ -168,3 +168,21 @@ fn a_series_that_fails_and_recovers_by_turns_is_not_poison_before_its_time() {
     world.run();
     assert_eq!(world.savepoint.ledger.delivered, world.log.total());
 }
+
+#[test]
+fn what_cannot_be_looked_into_is_not_overtaken_while_it_fails_alone() {
+    let opaque = Fake { is_opaque: true, ..Fake::of([1, 5]) };
+    let others = (0..300).map(|n| Fake::of([9]).at(seconds(n)));
+    let log = [opaque, Fake::of([1])].into_iter().chain(others).collect();
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.rules.poison_after = seconds(600);
+    setup.manners.poison = [5].into();
+    let mut world = World::new(setup);
+    while world.elapsed() < seconds(200) {
+        assert!(world.step());
+    }
+    assert!(world.events.iter().any(|event| matches!(event, Event::Isolated { .. })));
+    world.manners.poison.clear();
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, world.log.total());
+}
