@@ -5,16 +5,15 @@
 
 mod support;
 
-use std::process::Stdio;
 use std::time::Duration;
 
 use promrelay::dead_letter::{NewEntry, Options, Ring, describe_first};
 use promrelay::protocol::Protocol as Spoken;
 use promrelay::wal::Position;
 use serde_json::{Value, json};
-use tokio::process::Command;
 
 use support::client;
+use support::ran::Ran;
 use support::relay::{Config, Relay};
 use support::request::{FIRST_TIMESTAMP, Protocol, Request};
 use support::sink::{Answer, Sink};
@@ -56,35 +55,9 @@ fn fill(relay: &Relay) {
     ring.append(&entries).unwrap();
 }
 
-/// What a command ended with.
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{self:?}");
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
 /// `promrelay dead-letter ...`, with nobody at the terminal.
 async fn dead_letter(relay: &Relay, args: &[&str]) -> Ran {
-    let output = Command::new(env!("CARGO_BIN_EXE_promrelay"))
-        .arg("--config")
-        .arg(relay.config_path())
-        .arg("dead-letter")
-        .args(args)
-        .stdin(Stdio::null())
-        .kill_on_drop(true)
-        .output()
-        .await
-        .unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    relay.command(&[&["dead-letter"], args].concat()).await
 }
 
 async fn ids(relay: &Relay, args: &[&str]) -> Vec<u64> {
@@ -243,7 +216,7 @@ async fn what_a_target_refused_is_kept_through_a_crash_and_sent_again_by_command
 
     // It refuses it still: that is booked, and the entry stays.
     let refused = relay.command(&["dead-letter", "resend", "--target", "a", "--yes"]).await;
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert_eq!(refused.code, 1, "{refused:?}");
     let ledger = relay.ledger("a").await;
     assert_eq!((ledger.accepted, ledger.delivered(), ledger.settled["refused"]), (4, 2, 2));
     assert!(relay.ordered(&["dead-letter", "ls"]).await.contains("cursed"));

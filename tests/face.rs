@@ -4,9 +4,10 @@
 
 mod support;
 
-use std::process::{Command, Output};
+use std::process::Command;
 use std::time::Duration;
 
+use support::ran::Ran;
 use support::relay::Config;
 use support::request::{Protocol, numbered};
 use support::sink::Sink;
@@ -14,25 +15,25 @@ use support::{client, eventually, free_address};
 
 const NOWHERE: &str = "http://user:secret@127.0.0.1:9/api/v1/write";
 
-fn promrelay(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_promrelay")).args(args).output().unwrap()
+fn promrelay(args: &[&str]) -> Ran {
+    Ran::run(Command::new(env!("CARGO_BIN_EXE_promrelay")).args(args))
 }
 
 /// The exit code and the one line that was said.
 fn run(args: &[&str]) -> (i32, String) {
-    let output = promrelay(args);
-    (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    let ran = promrelay(args);
+    (ran.code, ran.err)
 }
 
 #[test]
 fn help_and_version_say_what_it_is() {
-    let help = String::from_utf8(promrelay(&["--help"]).stdout).unwrap();
+    let help = promrelay(&["--help"]).out;
     for expected in ["durable relay for Prometheus remote write", "--config", "check", "/api/v1/write"] {
         assert!(help.contains(expected), "{expected} is not in\n{help}");
     }
-    let version = String::from_utf8(promrelay(&["--version"]).stdout).unwrap();
+    let version = promrelay(&["--version"]).out;
     assert_eq!(version, concat!("promrelay ", env!("CARGO_PKG_VERSION"), "\n"));
-    assert_eq!(promrelay(&["nonsense"]).status.code(), Some(2));
+    assert_eq!(promrelay(&["nonsense"]).code, 2);
 }
 
 #[test]

@@ -13,18 +13,16 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use support::filesystem::taken_in;
 use support::ledger::{self, Ledger};
+use support::ran::Ran;
 use support::relay::{Config, Relay};
 use support::request::{Protocol, Request, noise, numbered};
 use support::sink::{Answer, Sink};
@@ -111,21 +109,6 @@ async fn sums(relay: &Relay, name: &str) -> [u64; 5] {
     [accepted, settled["delivered"], settled["dropped"], settled["lost"], pending]
 }
 
-/// What a command ended with.
-#[derive(Debug)]
-struct Ran {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Ran {
-    fn json(&self) -> Value {
-        assert_eq!(self.code, 0, "{self:?}");
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
-    }
-}
-
 /// `promrelay target ...`, with nobody at the terminal.
 async fn target(relay: &Relay, args: &[&str]) -> Ran {
     target_answered(relay, args, "").await
@@ -133,28 +116,7 @@ async fn target(relay: &Relay, args: &[&str]) -> Ran {
 
 /// The same, and somebody types `input`.
 async fn target_answered(relay: &Relay, args: &[&str], input: &str) -> Ran {
-    run(relay, &[&["target"], args].concat(), input).await
-}
-
-/// Runs the binary to its end.
-async fn run(relay: &Relay, args: &[&str], input: &str) -> Ran {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_promrelay"))
-        .arg("--config")
-        .arg(relay.config_path())
-        .args(args)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    // A command that asks nothing does not listen.
-    let _ = stdin.write_all(input.as_bytes()).await;
-    drop(stdin);
-    let output = tokio::time::timeout(SOON, child.wait_with_output()).await.expect("a command ends").unwrap();
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-    Ran { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    relay.command_answered(&[&["target"], args].concat(), input).await
 }
 
 /// Whether a command finds a relay that runs.
@@ -1379,7 +1341,7 @@ async fn with_strict_recovery_a_lost_or_foreign_savepoint_ends_the_start_and_cha
     for (what, bytes) in [("lost", vec![0xff; mine.len()]), ("of another log", foreign)] {
         fs::write(savepoint(&relay, "a"), bytes).unwrap();
         let before = tree(&relay.wal_dir());
-        let ran = run(&relay, &[], "").await;
+        let ran = relay.command(&[]).await;
         assert_eq!(ran.code, 1, "{ran:?}");
         assert!(ran.err.contains(&format!("is {what}, and wal.recovery = \"strict\"")), "{ran:?}");
         let after = tree(&relay.wal_dir());

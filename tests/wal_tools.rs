@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use promrelay::protocol::messages::{v1, v2};
 use prost::Message;
 use serde_json::{Value, json};
+use support::ran::Ran;
 use support::relay::{Config, Relay};
 use support::request::{FIRST_TIMESTAMP, Post, Protocol, Request, noise, snappy};
 use support::sink::Sink;
@@ -26,38 +27,12 @@ const SOON: Duration = Duration::from_secs(30);
 const DOWN: &str = "http://127.0.0.1:9/";
 const STALE: f64 = f64::from_bits(0x7ff0_0000_0000_0002);
 
-/// What a tool said.
-struct Said {
-    code: i32,
-    out: String,
-    err: String,
-}
-
-impl Said {
-    fn of(command: &mut Command) -> Said {
-        let output = command.stdin(Stdio::null()).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Said { code: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    #[track_caller]
-    fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {} {}", self.out, self.err))
-    }
-
-    #[track_caller]
-    fn lines(&self) -> Vec<Value> {
-        let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
-        self.out.lines().map(parse).collect()
-    }
-}
-
-fn wal(arguments: &[&str]) -> Said {
-    Said::of(Command::new(env!("CARGO_BIN_EXE_promrelay")).arg("wal").args(arguments))
+fn wal(arguments: &[&str]) -> Ran {
+    Ran::run(Command::new(env!("CARGO_BIN_EXE_promrelay")).arg("wal").args(arguments))
 }
 
 /// The tool, on a relay's directory.
-fn on(relay: &Relay, arguments: &[&str]) -> Said {
+fn on(relay: &Relay, arguments: &[&str]) -> Ran {
     let dir = relay.wal_dir();
     wal(&[arguments, &["--dir", dir.to_str().unwrap()]].concat())
 }
@@ -132,8 +107,8 @@ fn flip(path: &Path, offset: u64) {
 }
 
 /// The summary's numbers and the kinds of what was found.
-fn verdict(said: &Said) -> (i32, u64, u64, u64, Vec<String>) {
-    let report = said.json();
+fn verdict(said: &Ran) -> (i32, u64, u64, u64, Vec<String>) {
+    let report = said.report();
     let sum = &report["summary"];
     let number = |key: &str| sum[key].as_u64().unwrap();
     assert_eq!(sum["is_whole"], said.code == 0);
@@ -186,7 +161,7 @@ async fn the_list_says_what_each_segment_holds_and_who_needs_it() {
 
     let said = on(&relay, &["ls", "--json"]);
     assert_eq!((said.code, &*said.err), (0, ""));
-    let list = said.json();
+    let list = said.report();
     let pid: u64 = fs::read_to_string(relay.wal_dir().join("LOCK")).unwrap().trim().parse().unwrap();
     assert_eq!(list["holder"], pid);
     let of = |n: usize, key: &str| list["segments"][n][key].clone();
@@ -212,16 +187,16 @@ async fn the_list_says_what_each_segment_holds_and_who_needs_it() {
     assert!(text.contains("foreign: notes.txt (") && text.contains(&format!("in use by process {pid}")), "{text}");
 
     relay.kill_9().await;
-    let said = on(&relay, &["ls", "--json"]).json();
+    let said = on(&relay, &["ls", "--json"]).report();
     assert_eq!((&said["segments"][1]["state"], &said["holder"]), (&json!("unsealed"), &Value::Null));
     assert_eq!(said["segments"][1]["last"], 25, "an unsealed segment is stepped through");
     // The same by the configuration.
-    let by_config = Said::of(
+    let by_config = Ran::run(
         Command::new(env!("CARGO_BIN_EXE_promrelay"))
             .args(["wal", "ls", "--json", "--config"])
             .arg(relay.config_path()),
     );
-    assert_eq!(by_config.json(), said);
+    assert_eq!(by_config.report(), said);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,7 +209,7 @@ async fn what_nobody_needs_and_what_cannot_be_used_is_listed_as_such() {
     fs::remove_file(relay.wal_dir().join("savepoints/a.sp")).unwrap();
     fs::write(relay.wal_dir().join("savepoints/known"), "b\n").unwrap();
     fs::write(segment(&relay, 1), "rubbish").unwrap();
-    let list = on(&relay, &["ls", "--json"]).json();
+    let list = on(&relay, &["ls", "--json"]).report();
     let states: Vec<&Value> = list["segments"].as_array().unwrap().iter().map(|line| &line["state"]).collect();
     assert_eq!(states, ["sealed", "unusable", "missing", "sealed"]);
     let missing = &list["segments"][2];
@@ -252,7 +227,7 @@ async fn a_whole_log_is_found_whole_in_any_state() {
     let whole = |relay: &Relay, sent: u64| {
         let said = on(relay, &["verify", "--json"]);
         assert_eq!(verdict(&said), (0, sent, 0, 0, vec![]), "{}", said.out);
-        let report = said.json();
+        let report = said.report();
         assert_eq!(report["summary"]["samples"], samples_in(1..=sent));
         assert_eq!(report["savepoints"][0]["state"], "valid");
         assert_eq!(report["savepoints"][0]["settled"], 0);
@@ -299,12 +274,12 @@ async fn a_log_that_is_being_written_and_released_is_never_called_damaged() {
             let dir = dir.clone();
             let said = tokio::task::spawn_blocking(move || {
                 let mut command = Command::new(env!("CARGO_BIN_EXE_promrelay"));
-                Said::of(command.arg("wal").args(arguments).arg("--json").arg("--dir").arg(dir))
+                Ran::run(command.arg("wal").args(arguments).arg("--json").arg("--dir").arg(dir))
             });
             let said = said.await.unwrap();
             assert_eq!((said.code, &*said.err), (0, ""), "{}", &said.out[..said.out.len().min(4000)]);
         }
-        let list = on(&relay, &["ls", "--json"]).json();
+        let list = on(&relay, &["ls", "--json"]).report();
         // On a slow machine all of them may have been released before they were read.
         if let Some(newest) = list["segments"].as_array().unwrap().last() {
             let newest = newest["id"].as_u64().unwrap();
@@ -330,7 +305,7 @@ async fn a_flipped_byte_costs_one_record_and_verify_says_which() {
     flip(&segment(&relay, 1), places[&30].1 + 100);
     assert_gone(&relay, 40, &[7, 29, 30], &["body", "header"]);
 
-    let report = on(&relay, &["verify", "--json"]).json();
+    let report = on(&relay, &["verify", "--json"]).report();
     let (first, second) = (&report["findings"][0], &report["findings"][1]);
     let name = |path: PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
     assert_eq!((&first["file"], &first["offset"]), (&json!(name(segment(&relay, 0))), &json!(body)));
@@ -374,7 +349,7 @@ async fn a_missing_segment_is_counted_exactly_also_the_oldest() {
         let mut relay = stopped_with(3).await;
         fs::remove_file(segment(&relay, removed)).unwrap();
         assert_gone(&relay, 60, &gone.clone().collect::<Vec<_>>(), &["missing segment"]);
-        let report = on(&relay, &["verify", "--json"]).json();
+        let report = on(&relay, &["verify", "--json"]).report();
         assert_eq!(report["savepoints"][0]["behind"], removed == 0);
         assert_eq!(lost_by_relay(&mut relay).await, samples_in(gone));
     }
@@ -392,7 +367,7 @@ async fn a_newest_segment_that_is_missing_shows_where_a_savepoint_is_ahead() {
     fs::remove_file(segment(&relay, 1)).unwrap();
     let gone: Vec<u64> = (21..=30).collect();
     assert_gone(&relay, 30, &gone, &["missing records"]);
-    let report = on(&relay, &["verify", "--json"]).json();
+    let report = on(&relay, &["verify", "--json"]).report();
     let ahead = report["savepoints"].as_array().unwrap().iter().map(|savepoint| &savepoint["ahead"]);
     assert_eq!(ahead.collect::<Vec<_>>(), [false, true]);
 }
@@ -406,7 +381,7 @@ async fn a_cut_file_costs_what_was_behind_the_cut() {
     // In the middle of record 12, whose body is gone then.
     file.set_len(places[&12].1 + 300).unwrap();
     let said = on(&relay, &["verify", "--json"]);
-    let report = said.json();
+    let report = said.report();
     let lost = report["summary"]["lost_records"].as_u64().unwrap();
     // A seal needs room at the end of a file: a record there does not count, for the relay neither.
     assert!((9..=11).contains(&lost), "{report}");
@@ -426,7 +401,7 @@ async fn a_cut_file_of_a_killed_relay_costs_what_the_relay_counts() {
     let mut relay = stopped_with(2).await;
     let places = places(&relay);
     OpenOptions::new().write(true).open(segment(&relay, 0)).unwrap().set_len(places[&15].1 + 64).unwrap();
-    let report = on(&relay, &["verify", "--json"]).json();
+    let report = on(&relay, &["verify", "--json"]).report();
     let lost = report["summary"]["lost_samples"].as_u64().unwrap();
     assert!(lost >= samples_in(15..=20), "{report}");
     assert_eq!(lost_by_relay(&mut relay).await, lost);
@@ -443,7 +418,7 @@ async fn the_tail_of_a_killed_relay_is_damage_only_where_a_later_record_proves_i
     flip(&path, places[&20].2 - 1);
     let said = on(&relay, &["verify", "--json"]);
     assert_eq!(verdict(&said), (0, 19, 0, 0, vec!["torn tail".to_owned()]), "{}", said.out);
-    let finding = &said.json()["findings"][0];
+    let finding = &said.report()["findings"][0];
     assert_eq!((&finding["offset"], &finding["severity"]), (&json!(places[&20].1), &json!("note")));
     // Number 19 was sent after number 10 had been acknowledged.
     flip(&path, places[&10].2 - 1);
@@ -479,7 +454,7 @@ async fn a_destroyed_header_costs_nothing_while_its_copy_is_whole() {
     let path = segment(&relay, 1);
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(&[0; 4096], 0).unwrap();
     assert_gone(&relay, 60, &[], &["segment header"]);
-    let list = on(&relay, &["ls", "--json"]).json();
+    let list = on(&relay, &["ls", "--json"]).report();
     assert_eq!((&list["segments"][1]["state"], &list["segments"][1]["last"]), (&json!("damaged"), &json!(40)));
     let copy = 4096;
     flip(&path, copy + 30);
@@ -506,14 +481,14 @@ async fn savepoints_are_verified_too() {
     send_numbers(&relay, 1..=5).await;
     relay.drained(SOON).await;
     relay.terminate().await;
-    let report = on(&relay, &["verify", "--json"]).json();
+    let report = on(&relay, &["verify", "--json"]).report();
     let savepoint = &report["savepoints"][0];
     assert_eq!((&savepoint["settled"], &savepoint["settled_total"]), (&json!(5), &json!(samples_in(1..=5))));
     assert_eq!(savepoint["ledger"]["delivered"], samples_in(1..=5));
     let path = relay.wal_dir().join("savepoints/a.sp");
     flip(&path, 100);
     let said = on(&relay, &["verify", "--json"]);
-    let report = said.json();
+    let report = said.report();
     assert_eq!((said.code, &report["savepoints"][0]["pages"][0]), (1, &json!("damaged")));
     assert_eq!(report["summary"]["damaged_savepoints"], 1);
     fs::remove_file(&path).unwrap();
@@ -538,18 +513,14 @@ fn state(dir: &Path) -> BTreeMap<PathBuf, (SystemTime, Vec<u8>)> {
 }
 
 /// Runs a tool where the directory is mounted read-only; `None` where that is not allowed.
-fn on_a_read_only_mount(dir: &Path, tool: &[&str]) -> Option<Said> {
+fn on_a_read_only_mount(dir: &Path, tool: &[&str]) -> Option<Ran> {
     let script =
         "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && ! touch \"$0/x\" || exit 99; exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["-m", "sh", "-c", script]).arg(dir).args([env!("CARGO_BIN_EXE_promrelay"), "wal"]).args(tool);
     let output = command.arg("--dir").arg(dir).output().ok()?;
     let is_mounted = !matches!(output.status.code(), Some(99)) && !output.stdout.is_empty();
-    is_mounted.then(|| Said {
-        code: output.status.code().unwrap(),
-        out: String::from_utf8(output.stdout).unwrap(),
-        err: String::from_utf8(output.stderr).unwrap(),
-    })
+    is_mounted.then(|| Ran::of(output))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -562,7 +533,7 @@ async fn nothing_is_changed_and_reading_is_all_that_must_be_allowed() {
     fs::write(relay.wal_dir().join("next-00000000000000000099.tmp"), "left over").unwrap();
     let before = state(&relay.wal_dir());
     let tools: [&[&str]; 4] = [&["ls"], &["verify"], &["dump"], &["dump", "--headers", "--json"]];
-    let first: Vec<Said> = tools.iter().map(|tool| on(&relay, tool)).collect();
+    let first: Vec<Ran> = tools.iter().map(|tool| on(&relay, tool)).collect();
     assert!(before == state(&relay.wal_dir()), "something was changed");
     assert_eq!(first.iter().map(|said| said.code).collect::<Vec<_>>(), [0, 1, 1, 0]);
 
@@ -592,7 +563,7 @@ async fn nothing_is_changed_and_reading_is_all_that_must_be_allowed() {
         if rustix::process::geteuid().is_root() {
             command.uid(65_534).gid(65_534);
         }
-        let said = Said::of(&mut command);
+        let said = Ran::run(&mut command);
         assert_eq!((said.code, &said.err), (first.code, &first.err));
         assert_eq!(without_time(&said.out), without_time(&first.out));
     }
@@ -858,13 +829,13 @@ async fn what_the_disk_does_not_give_is_unreadable_and_not_damaged() {
         let mut command = Command::new("strace");
         command.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=madvise", "-e", &inject]);
         command.arg(env!("CARGO_BIN_EXE_promrelay")).args(["wal", "verify", "--json", "--dir"]).arg(relay.wal_dir());
-        let said = Said::of(&mut command);
-        let sum = said.json()["summary"].clone();
+        let said = Ran::run(&mut command);
+        let sum = said.report()["summary"].clone();
         let number = |key: &str| sum[key].as_u64().unwrap();
         assert_eq!((number("damages"), said.code), (0, i32::from(number("unreadable") > 0)), "{}", said.out);
         assert_eq!(number("records") + number("lost_records"), 60, "{}", said.out);
         assert!(lost.contains(&number("lost_records")), "{when}: {}", said.out);
-        let findings = said.json()["findings"].as_array().unwrap().clone();
+        let findings = said.report()["findings"].as_array().unwrap().clone();
         let says_why = |finding: &Value| finding["why"].as_str().unwrap().contains("Input/output error");
         assert!(findings.iter().all(|finding| finding["kind"] == "unreadable" && says_why(finding)), "{}", said.out);
     }
@@ -881,7 +852,7 @@ async fn what_cannot_match_is_not_read() {
         let strace = ["-f", "-qq", "-y", "-ttt", "-e", "trace=madvise", "-o", trace.to_str().unwrap()];
         let mut command = Command::new("strace");
         command.args(strace).arg(env!("CARGO_BIN_EXE_promrelay")).args(["wal", "dump", "--dir"]);
-        let said = Said::of(command.arg(relay.wal_dir()).args(arguments));
+        let said = Ran::run(command.arg(relay.wal_dir()).args(arguments));
         assert_eq!(said.code, 0, "{}", said.err);
         let calls = support::trace::parse(&fs::read_to_string(&trace).unwrap());
         let populated =

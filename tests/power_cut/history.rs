@@ -185,7 +185,7 @@ struct Reader<'a> {
     root: &'a str,
     /// The only name in it that counts.
     top: &'a str,
-    /// What each name stands for now.
+    /// What each name stands for, after the calls taken so far.
     names: BTreeMap<String, Node>,
     /// Where each open file goes on writing, by its descriptor.
     open: HashMap<u64, u64>,

@@ -5,6 +5,7 @@
 
 pub mod filesystem;
 pub mod ledger;
+pub mod ran;
 pub mod relay;
 pub mod request;
 pub mod sink;

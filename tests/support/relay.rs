@@ -10,9 +10,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
 use super::ledger::{self, Ledger};
+use super::ran::Ran;
 use super::{client, eventually, free_address};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -274,18 +276,36 @@ impl Relay {
         count.unwrap_or_else(|| panic!("no {line}in\n{metrics}")).parse().unwrap()
     }
 
-    /// Runs `promrelay target ...` with the configuration of this relay, to its end; nobody is at the terminal.
-    pub async fn command(&self, args: &[&str]) -> std::process::Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_promrelay"));
-        command.arg("--config").arg(self.config_path()).args(args).stdin(Stdio::null()).kill_on_drop(true);
-        tokio::time::timeout(Duration::from_secs(60), command.output()).await.expect("a command ends").unwrap()
+    /// Runs the binary with the configuration of this relay, to its end; nobody is at the terminal.
+    pub async fn command(&self, args: &[&str]) -> Ran {
+        self.command_answered(args, "").await
+    }
+
+    /// The same, and somebody types `input`.
+    pub async fn command_answered(&self, args: &[&str], input: &str) -> Ran {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_promrelay"))
+            .arg("--config")
+            .arg(self.config_path())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        // A command that asks nothing does not listen.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        let output = tokio::time::timeout(Duration::from_secs(60), child.wait_with_output()).await;
+        Ran::of(output.expect("a command ends").unwrap())
     }
 
     /// As [`command`](Self::command), which must succeed; what it printed.
     pub async fn ordered(&self, args: &[&str]) -> String {
-        let output = self.command(args).await;
-        assert!(output.status.success(), "{args:?}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        let ran = self.command(args).await;
+        assert_eq!(ran.code, 0, "{args:?}: {ran:?}");
+        ran.out
     }
 
     /// `POST /api/v1/targets/{name}/{order}`.

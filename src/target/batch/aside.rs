@@ -93,8 +93,11 @@ impl Batch {
     }
 
     /// Takes series out of everything that is left, and puts them last, in one piece: they were just given up as poison, and what else there is of
-    /// them gets one attempt.
+    /// them gets one attempt. As long as a record is left that does not tell what it holds, nothing is taken out: it could overtake that.
     pub fn set_poison_aside(&mut self, series: &HashSet<u64>, contents: &dyn Contents) {
+        if self.left_series(contents).is_none() {
+            return;
+        }
         let mut aside: BTreeMap<usize, Vec<u32>> = BTreeMap::new();
         let mut is_possibly_delivered = false;
         let mut kept = VecDeque::new();
@@ -102,11 +105,7 @@ impl Batch {
             let mut parts = Vec::new();
             let mut has_lost = false;
             for part in &piece.parts {
-                let entries = self.entries(part.record, contents);
-                let Some(entries) = entries else {
-                    parts.push(part.clone());
-                    continue;
-                };
+                let entries = self.entries(part.record, contents).expect("all that is left tells");
                 let is_out =
                     |number: &u32| piece.role == Role::Poison || series.contains(&entries[*number as usize].series);
                 let (out, left): (Vec<u32>, Vec<u32>) = part.numbers(entries.len()).into_iter().partition(is_out);
@@ -147,9 +146,15 @@ impl Batch {
         self.before_single_out = None;
     }
 
-    /// Puts the front piece behind all others, if it shares no series with them. Whether it was.
+    /// Whether all records of the front piece tell what they hold.
+    fn front_tells(&mut self, contents: &dyn Contents) -> bool {
+        let parts = self.pieces.front().map(|piece| piece.parts.clone()).unwrap_or_default();
+        parts.iter().all(|part| self.entries(part.record, contents).is_some())
+    }
+
+    /// Puts the front piece behind all others, if it is known to share no series with them. Whether it was.
     pub fn front_to_back(&mut self, contents: &dyn Contents) -> bool {
-        if self.pieces.len() < 2 {
+        if self.pieces.len() < 2 || !self.front_tells(contents) {
             return false;
         }
         let front: HashSet<u64> = self.front_entries(contents).into_iter().map(|(_, entry)| entry.series).collect();
@@ -164,11 +169,13 @@ impl Batch {
     }
 
     /// Takes one entry out of the front piece and puts it before it, as a piece of its own: a question to a target that takes nothing of the
-    /// rest. Only one whose series comes once in the piece, so that it overtakes nothing. `pick` chooses among `n`. Whether there was one.
+    /// rest. Only one whose series comes once in the piece, so that it overtakes nothing, and only if all of the piece is known. `pick` chooses
+    /// among `n`. Whether there was one.
     pub fn single_out(&mut self, contents: &dyn Contents, pick: impl FnOnce(usize) -> usize) -> bool {
+        let tells = self.front_tells(contents);
         let entries = self.front_entries(contents);
         let Some(piece) = self.pieces.front() else { return false };
-        if entries.len() < 2 {
+        if entries.len() < 2 || !tells {
             return false;
         }
         let mut times: HashMap<u64, u32> = HashMap::new();

@@ -23,6 +23,8 @@
 mod aside;
 mod part;
 mod piece;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -313,6 +315,7 @@ impl Batch {
             parts.push(Part { record, chosen: Chosen::All });
         }
         self.pieces = [Piece { is_possibly_delivered, ..Piece::new(parts, Role::Main) }].into();
+        self.before_single_out = None;
         self.refusals_in_a_row = 0;
         self.resent_in_a_row = 0;
     }

@@ -1,0 +1,270 @@
+//! What each operation does to a small batch, drawn as in the modules.
+
+use super::*;
+
+#[test]
+fn a_batch_is_halved_along_records_and_then_along_entries_down_to_one() {
+    let fakes = Fakes::of(&["ab", "cd", "abcd", "ef"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    assert_eq!(fakes.drawn(&batch), "[ab|cd] [abcd|ef]");
+    accept(&mut batch, &fakes);
+    batch.halve(&fakes, true);
+    assert_eq!(fakes.drawn(&batch), "[abcd] [ef]");
+    assert!(!batch.is_divisible_by_records() && batch.is_divisible(&fakes));
+    batch.halve(&fakes, true);
+    batch.halve(&fakes, true);
+    assert_eq!(fakes.drawn(&batch), "[a] [b] [cd] [ef]");
+    assert!(!batch.is_divisible(&fakes));
+}
+
+#[test]
+fn the_culprit_is_in_the_second_half_only_as_long_as_none_was_found_in_the_first() {
+    let fakes = Fakes::of(&["abcd"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    let is_bad = |batch: &Batch| batch.pieces.iter().map(|piece| piece.is_bad_if_left_was_taken).collect::<Vec<_>>();
+    assert_eq!(is_bad(&batch), [false, true]);
+    batch.halve(&fakes, true);
+    assert_eq!((&*fakes.drawn(&batch), is_bad(&batch)), ("[a] [b] [cd]", vec![false, true, false]));
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_not_divided() {
+    let fakes = Fakes::of(&["?ab", "cd"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    assert_eq!(fakes.drawn(&batch), "[?] [cd]");
+    assert!(!batch.is_divisible(&fakes));
+}
+
+#[test]
+fn of_a_piece_that_is_taken_in_part_the_last_samples_count_as_refused() {
+    // Of one entry each: 0, 1, 2 samples.
+    let fakes = Fakes::of(&["abc", "efg"]);
+    let mut batch = fakes.batch();
+    batch.book(4, Reason::Partial, &fakes);
+    let outcomes: Vec<Outcomes> = batch.take_completed().into_iter().map(|done| done.outcomes).collect();
+    let mut first = Outcomes::delivered(2);
+    first += Outcomes::refused(Reason::Partial, 1);
+    assert_eq!(outcomes, [first, Outcomes::refused(Reason::Partial, 3)]);
+    assert!(batch.is_done() && batch.take_completed().is_empty());
+}
+
+#[test]
+fn all_entries_of_a_series_move_together_when_it_is_set_aside() {
+    let fakes = Fakes::of(&["abcadb"]);
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, all_of("c", Role::Culprits));
+    assert_eq!(fakes.drawn(&batch), "[abadb] [c]");
+    assert_eq!(roles(&batch), [Role::Main, Role::Culprits]);
+
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, all_of("ab", Role::Culprits));
+    assert_eq!(fakes.drawn(&batch), "[cd] [abab]");
+}
+
+#[test]
+fn what_comes_behind_the_first_entry_that_is_set_aside_does_not_overtake_it() {
+    let fakes = Fakes::of(&["abc", "cab", "abc"]);
+    let of_the_second = |role| {
+        move |record: &Record, of| match (record.header.position, of == series('c')) {
+            (Position(2), true) => role,
+            _ => Role::Main,
+        }
+    };
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, of_the_second(Role::Culprits));
+    assert_eq!(fakes.drawn(&batch), "[abc|ab|ab] [c|c]");
+
+    // Poison is the last of all.
+    let mut batch = fakes.batch();
+    let culprits = all_of("c", Role::Culprits);
+    batch.set_aside(&fakes, |record, of| match of_the_second(Role::Poison)(record, of) {
+        Role::Main => culprits(record, of),
+        poison => poison,
+    });
+    assert_eq!(fakes.drawn(&batch), "[ab|ab|ab] [c] [c|c]");
+    assert_eq!(roles(&batch), [Role::Main, Role::Culprits, Role::Poison]);
+}
+
+#[test]
+fn where_one_record_does_not_tell_nothing_is_set_aside() {
+    let fakes = Fakes::of(&["abc", "?ab"]);
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, all_of("c", Role::Culprits));
+    assert_eq!(fakes.drawn(&batch), "[abc|?]");
+}
+
+#[test]
+fn what_is_left_of_a_series_that_was_given_up_comes_last_and_in_order() {
+    let fakes = Fakes::of(&["abc", "bca", "cab"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, false);
+    batch.halve(&fakes, false);
+    assert_eq!(fakes.drawn(&batch), "[a] [bc] [bca|cab]");
+    refuse(&mut batch, &fakes);
+    batch.set_poison_aside(&[series('b')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[c] [ca|ca] [b|b|b]");
+    assert_eq!(roles(&batch), [Role::Main, Role::Main, Role::Poison]);
+    // The next one joins it.
+    batch.set_poison_aside(&[series('a')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[c] [c|c] [b|ba|ab]");
+    // And where nothing else is left, that is all.
+    batch.set_poison_aside(&[series('c')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[bc|bca|cab]");
+}
+
+#[test]
+fn the_front_goes_to_the_back_unless_it_shares_a_series() {
+    let fakes = Fakes::of(&["ab", "cd", "ae"]);
+    let mut batch = fakes.batch();
+    assert!(!batch.front_to_back(&fakes), "it is alone");
+    batch.halve(&fakes, false);
+    assert!(!batch.front_to_back(&fakes), "a is in both");
+    accept(&mut batch, &fakes);
+    batch.halve(&fakes, false);
+    assert!(batch.front_to_back(&fakes));
+    assert_eq!(fakes.drawn(&batch), "[ae] [cd]");
+}
+
+#[test]
+fn nothing_goes_behind_what_does_not_tell_nor_does_that_go_behind_anything() {
+    for texts in [["ab", "?a"], ["?a", "ab"]] {
+        let fakes = Fakes::of(&texts);
+        let mut batch = fakes.batch();
+        batch.halve(&fakes, false);
+        let before = fakes.drawn(&batch);
+        assert!(!batch.front_to_back(&fakes), "{before}");
+        assert_eq!(fakes.drawn(&batch), before);
+    }
+}
+
+#[test]
+fn what_was_given_up_is_not_put_behind_what_does_not_tell() {
+    let fakes = Fakes::of(&["ab", "?b", "bc", "b"]);
+    let mut batch = fakes.batch();
+    batch.set_poison_aside(&[series('b')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[ab|?|bc|b]");
+    batch.halve(&fakes, false);
+    accept(&mut batch, &fakes);
+    batch.set_poison_aside(&[series('b')].into(), &fakes);
+    assert_eq!(fakes.drawn(&batch), "[c] [b|b]");
+}
+
+#[test]
+fn an_entry_is_singled_out_and_put_back() {
+    let fakes = Fakes::of(&["abcd", "ef"]);
+    let mut batch = fakes.batch();
+    assert!(batch.single_out(&fakes, |_| 2));
+    assert_eq!(fakes.drawn(&batch), "[c] [abd|ef]");
+    batch.undo_single_out();
+    assert_eq!(fakes.drawn(&batch), "[abcd|ef]");
+    assert!(batch.is_untouched());
+    // What was taken stays taken.
+    assert!(batch.single_out(&fakes, |_| 4));
+    assert_eq!(fakes.drawn(&batch), "[e] [abcd|f]");
+    accept(&mut batch, &fakes);
+    batch.undo_single_out();
+    assert_eq!(fakes.drawn(&batch), "[abcd|f]");
+}
+
+#[test]
+fn only_an_entry_whose_series_comes_once_is_singled_out() {
+    let fakes = Fakes::of(&["aba", "cc"]);
+    let mut batch = fakes.batch();
+    let mut choices = 0;
+    assert!(batch.single_out(&fakes, |n| {
+        choices = n;
+        n
+    }));
+    assert_eq!((&*fakes.drawn(&batch), choices), ("[b] [aa|cc]", 1));
+    accept(&mut batch, &fakes);
+    assert!(!batch.single_out(&fakes, |_| 0), "each comes twice");
+    let fakes = Fakes::of(&["a"]);
+    assert!(!fakes.batch().single_out(&fakes, |_| 0), "it is alone anyway");
+}
+
+#[test]
+fn nothing_is_singled_out_beside_what_does_not_tell() {
+    let fakes = Fakes::of(&["?a", "ab"]);
+    let mut batch = fakes.batch();
+    assert!(!batch.single_out(&fakes, |_| 0));
+    assert_eq!(fakes.drawn(&batch), "[?|ab]");
+}
+
+#[test]
+fn the_series_that_comes_last_in_the_first_record_is_the_witness() {
+    let fakes = Fakes::of(&["abcb", "bd"]);
+    let mut batch = fakes.batch();
+    batch.call_witness(&fakes);
+    assert_eq!(fakes.drawn(&batch), "[bb] [ac] [bd]");
+    let witnesses = |batch: &Batch| batch.pieces.iter().map(|piece| piece.witness).collect::<Vec<_>>();
+    assert_eq!(witnesses(&batch), [Witness::Is, Witness::WentBefore, Witness::None]);
+    // Neither it nor those that it went before have another one; the next record has.
+    batch.call_witness(&fakes);
+    accept(&mut batch, &fakes);
+    batch.call_witness(&fakes);
+    assert_eq!(fakes.drawn(&batch), "[ac] [bd]");
+    accept(&mut batch, &fakes);
+    batch.call_witness(&fakes);
+    assert_eq!(fakes.drawn(&batch), "[d] [b]");
+}
+
+#[test]
+fn no_witness_is_called_of_what_may_have_arrived() {
+    let fakes = Fakes::of(&["abcb"]);
+    let mut batch = Batch::new(fakes.records(), true);
+    batch.call_witness(&fakes);
+    assert_eq!(fakes.drawn(&batch), "[abcb]");
+}
+
+#[test]
+fn a_batch_that_starts_over_is_whole_and_knows_of_no_refusal() {
+    let fakes = Fakes::of(&["abc", "abc"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    refuse(&mut batch, &fakes);
+    assert_eq!(fakes.drawn(&batch), "[abc]");
+    batch.start_over(true);
+    assert_eq!(fakes.drawn(&batch), "[abc|abc]");
+    assert!(batch.front().unwrap().is_possibly_delivered);
+    accept(&mut batch, &fakes);
+    let outcomes: Vec<Outcomes> = batch.take_completed().into_iter().map(|done| done.outcomes).collect();
+    assert_eq!(outcomes, [Outcomes::delivered(3); 2]);
+}
+
+#[test]
+fn a_batch_that_starts_over_stays_whole_when_nothing_is_singled_out_any_more() {
+    let fakes = Fakes::of(&["abc", "def"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    refuse(&mut batch, &fakes);
+    assert!(batch.single_out(&fakes, |_| 1));
+    assert_eq!(fakes.drawn(&batch), "[e] [df]");
+    batch.start_over(false);
+    batch.undo_single_out();
+    assert_eq!(fakes.drawn(&batch), "[abc|def]");
+}
+
+#[test]
+#[should_panic(expected = "what is final is not sent again")]
+fn a_batch_of_which_something_is_final_does_not_start_over() {
+    let fakes = Fakes::of(&["ab", "cd"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    accept(&mut batch, &fakes);
+    batch.start_over(false);
+}
+
+#[test]
+fn a_front_of_whole_records_is_a_cut_of_its_own() {
+    let fakes = Fakes::of(&["ab", "cd", "ef"]);
+    let mut batch = fakes.batch();
+    assert_eq!(batch.cuts(), [(Position(1), Position(3), false)]);
+    batch.halve(&fakes, false);
+    batch.front_mut().unwrap().is_possibly_delivered = true;
+    assert_eq!(batch.cuts(), [(Position(1), Position(1), true), (Position(2), Position(3), false)]);
+    batch.halve(&fakes, false);
+    assert_eq!(batch.cuts(), [(Position(1), Position(3), true)]);
+}

@@ -1,0 +1,98 @@
+//! What a seed makes a simulation of: records, a target's manners and rules, all at random.
+
+use std::time::Duration;
+
+use super::log::{Entry, Fake};
+use super::setup::{Setup, ms, rules, seconds};
+use super::target::{Empty, Known, Manners, Spell};
+use crate::savepoint::Learned;
+use crate::target::delivery::Rules;
+use crate::wal::record::Kind;
+
+/// Records of a few series each, some in several tenants and of several senders.
+fn some_records(random: &mut fastrand::Rng, records: usize, interval: Duration) -> Vec<Fake> {
+    let series = random.u64(2..40);
+    let (tenants, senders) = (random.u8(1..3), random.u8(1..4));
+    let has_opaque = random.u8(0..5) == 0;
+    let kinds = random.u8(0..4);
+    (0..records as u32)
+        .map(|number| {
+            let entries = (0..random.usize(1..7)).map(|_| {
+                let histograms = u32::from(random.u8(0..8) == 0);
+                Entry { series: random.u64(0..series), floats: random.u32(0..3), histograms }
+            });
+            let entries: Vec<Entry> = entries.collect();
+            Fake {
+                entries,
+                tenant: random.u8(0..tenants),
+                sender: random.u8(1..=senders),
+                kind: if kinds == 0 && random.u8(0..3) == 0 { Kind::Write2 } else { Kind::Write1 },
+                is_opaque: has_opaque && random.u8(0..10) == 0,
+                at: interval * number,
+            }
+        })
+        .collect()
+}
+
+fn some_manners(random: &mut fastrand::Rng, log: &[Fake]) -> Manners {
+    let mut often = |max: u64| if random.bool() { random.u64(0..max) } else { 0 };
+    let mut manners = Manners {
+        throttles: often(200),
+        fails: often(300),
+        loses: often(200),
+        loses_answers: often(200),
+        refuses_connections: often(100),
+        latency: (1, 1 + often(400)),
+        well_from: Some(seconds(120)),
+        ..Manners::default()
+    };
+    manners.known = [Known::Taken, Known::OlderRefused, Known::Refused][random.usize(0..3)];
+    if random.u8(0..5) == 0 {
+        manners.empty = Empty::Refused;
+    }
+    if random.u8(0..3) == 0 {
+        manners.entries_max = Some(random.usize(1..20));
+    }
+    for _ in 0..random.usize(0..4) {
+        let position = random.usize(0..log.len());
+        manners.cursed_entries.insert((position as u64 + 1, random.usize(0..log[position].entries.len()) as u32));
+    }
+    if random.u8(0..3) == 0 {
+        manners.cursed_series.insert(random.u64(0..10));
+    }
+    if random.u8(0..6) == 0 {
+        manners.old_before = (random.u64(0..log.len() as u64), random.u32(0..8));
+    }
+    for _ in 0..random.usize(0..3) {
+        let from = seconds(random.u64(0..60));
+        let spell = [Spell::Down, Spell::Locked, Spell::Mad, Spell::Gone, Spell::Mute][random.usize(0..5)];
+        manners.spells.push((from, from + ms(random.u64(10..40_000)), spell));
+    }
+    manners
+}
+
+pub(super) fn some_rules(random: &mut fastrand::Rng) -> Rules {
+    let mut rules = rules([1, 2, 4, 8, 30][random.usize(0..5)]);
+    if random.bool() {
+        rules.max_samples_per_send = random.u64(1..60);
+    }
+    if random.u8(0..3) == 0 {
+        rules.max_bytes_per_send = random.u64(100..4000);
+    }
+    rules
+}
+
+pub(super) fn anything(seed: u64) -> Setup {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let interval = [Duration::ZERO, ms(20), ms(300)][random.usize(0..3)];
+    let records = random.usize(1..60);
+    let log = some_records(&mut random, records, interval);
+    let manners = some_manners(&mut random, &log);
+    let rules = some_rules(&mut random);
+    let mut setup = Setup::new(seed, log);
+    // Who refuses empty requests and has never delivered is not believed by anybody.
+    if manners.empty == Empty::Refused {
+        setup.learned = Learned { has_delivered: true, takes_empty: Some(false), ..Learned::default() };
+    }
+    Setup { rules, manners, ..setup }
+}

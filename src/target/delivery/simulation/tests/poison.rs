@@ -1,0 +1,188 @@
+//! What fails alone, and when all fails.
+
+use super::*;
+
+#[test]
+fn a_poison_series_is_given_up_after_a_while_and_others_flow() {
+    for max_in_flight in [1, 4] {
+        every_seed_with(4, &mut (), |seed, ()| {
+            // One sender has the poison among its series, two others have not.
+            let log = (0..600u64)
+                .map(|n| {
+                    let sender = n % 3;
+                    let last = if sender == 1 { 12 } else { 10 };
+                    Fake::of(100 * sender + 1..100 * sender + last).from(sender as u8).at(seconds(1) * n as u32)
+                })
+                .collect();
+            let mut setup = Setup { learned: learned(), rules: rules(max_in_flight), ..Setup::new(seed, log) };
+            setup.manners.poison = [111].into();
+            let mut world = World::new(setup);
+            world.run();
+            let poisoned = world.refused_for(Reason::Poison);
+            assert_eq!(poisoned, 200, "every one of it, and nothing else");
+            assert_eq!(world.savepoint.ledger.delivered + 200, world.log.total());
+            let first = world.told_at[&2];
+            let mut innocent = Duration::ZERO;
+            for (position, at) in &world.told_at {
+                let fake = world.log.fake(*position);
+                if fake.sender != 1 {
+                    innocent = innocent.max(at.saturating_sub(fake.at));
+                }
+            }
+            if seed < 2 {
+                println!(
+                    "PRINT poison, {max_in_flight} in flight: given up after {first:?}, innocents wait {innocent:?} at most, {} requests",
+                    world.requests
+                );
+            }
+            assert!(first >= seconds(120) && first < seconds(600), "{first:?}");
+            // As long as it is not known what it is, records that are merged with more of it wait for it.
+            assert!(innocent < seconds(180), "{innocent:?}");
+            assert!(world.requests < 1200, "{}", world.requests);
+        });
+    }
+}
+
+#[test]
+fn two_poisons_in_different_batches_do_not_hold_the_others_up() {
+    every_seed_with(4, &mut (), |seed, ()| {
+        let log = (0..900u64)
+            .map(|n| {
+                let sender = n % 3;
+                let last = if sender > 0 { 12 } else { 10 };
+                Fake::of(100 * sender + 1..100 * sender + last).from(sender as u8).at(seconds(1) * n as u32)
+            })
+            .collect();
+        let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
+        setup.manners.poison = [111, 211].into();
+        let mut world = World::new(setup);
+        world.run();
+        let mut innocent = Duration::ZERO;
+        for (position, at) in &world.told_at {
+            let fake = world.log.fake(*position);
+            if fake.sender == 0 {
+                innocent = innocent.max(at.saturating_sub(fake.at));
+            }
+        }
+        if seed < 2 {
+            println!("PRINT two poisons: innocents wait {innocent:?} at most, {} requests", world.requests);
+        }
+        assert_eq!(world.refused_for(Reason::Poison), 600);
+        assert!(innocent < seconds(600), "{innocent:?}");
+    });
+}
+
+#[test]
+fn when_everything_fails_nothing_is_given_up() {
+    for spell in [Spell::Down, Spell::Gone, Spell::Mute, Spell::Locked] {
+        every_seed_with(6, &mut (), |seed, ()| {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let log =
+                (0..200).map(|n| Fake::of(n % 7..n % 7 + 5).at(seconds(5) * n as u32).tenant(u8::from(seed % 2 == 1)));
+            let mut setup =
+                Setup { learned: learned(), rules: some_rules(&mut random), ..Setup::new(seed, log.collect()) };
+            let from = ms(random.u64(1..200_000));
+            setup.manners.spells = vec![(from, from + seconds(3 * 3600), spell)];
+            let mut world = World::new(setup);
+            world.run();
+            assert_eq!(world.savepoint.ledger.refused, 0, "seed {seed} {spell:?}");
+            assert_eq!(world.savepoint.ledger.delivered, world.log.total());
+        });
+    }
+}
+
+#[test]
+fn a_tenant_that_is_locked_out_stops_nobody_for_ever() {
+    every_seed_with(4, &mut (), |seed, ()| {
+        let log = (0..900u64).map(|n| Fake::of(1..10).tenant(1 + (n % 3) as u8).at(seconds(1) * n as u32)).collect();
+        let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
+        setup.manners.locked_tenant = Some(2);
+        let mut world = World::new(setup);
+        world.run();
+        let mut innocent = Duration::ZERO;
+        for (position, at) in &world.told_at {
+            let fake = world.log.fake(*position);
+            if fake.tenant != 2 {
+                innocent = innocent.max(at.saturating_sub(fake.at));
+            }
+        }
+        if seed < 2 {
+            println!(
+                "PRINT locked tenant: given up after {:?}, others wait {innocent:?} at most, {} requests",
+                world.told_at[&2], world.requests
+            );
+        }
+        assert_eq!(world.refused_for(Reason::Poison), 9 * 300);
+        // So many batches are held, most of them of this tenant's.
+        assert!(innocent < seconds(180), "{innocent:?}");
+        assert!(world.told_at[&2] >= seconds(120));
+    });
+}
+
+#[test]
+fn poison_is_found_out_where_empty_requests_need_the_headers_of_the_data_or_are_never_taken() {
+    for (empty, takes_empty) in [(Empty::LockedWithoutTenant, true), (Empty::Refused, false)] {
+        for max_in_flight in [1, 4] {
+            let log = (0..20u64).map(|n| Fake::of(1..12).tenant(1).at(seconds(n))).collect();
+            let mut setup = Setup { rules: rules(max_in_flight), ..Setup::new(1, log) };
+            setup.learned = Learned { has_delivered: true, takes_empty: Some(takes_empty), ..Learned::default() };
+            setup.manners.empty = empty;
+            setup.manners.poison = [5, 6].into();
+            let mut world = World::new(setup);
+            world.run();
+            assert_eq!(world.refused_for(Reason::Poison), 2 * 20, "{empty:?}");
+            assert_eq!(world.savepoint.ledger.delivered, 9 * 20, "{empty:?}");
+            assert!(world.elapsed() < seconds(1800), "{empty:?}: {:?}", world.elapsed());
+        }
+    }
+}
+
+#[test]
+fn a_series_that_fails_and_recovers_by_turns_is_not_poison_before_its_time() {
+    let log = (0..400u64).map(|n| Fake::of(1..12).at(seconds(n))).collect();
+    let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(1, log) };
+    setup.rules.poison_after = seconds(600);
+    setup.manners.poison = [5].into();
+    let mut world = World::new(setup);
+    // It failed alone, is taken a while later, and fails again for five seconds.
+    while world.delivery.culprits.is_empty() {
+        assert!(world.step());
+    }
+    let until = world.now + seconds(45);
+    while world.now < until {
+        assert!(world.step());
+    }
+    world.manners.poison.clear();
+    let settled = world.savepoint.settled.position;
+    while world.savepoint.settled.position == settled {
+        assert!(world.step());
+    }
+    world.manners.poison = [5].into();
+    let until = world.now + seconds(5);
+    while world.now < until {
+        assert!(world.step());
+    }
+    assert!(world.elapsed() < seconds(600));
+    assert_eq!(world.refused_for(Reason::Poison), 0);
+    world.manners.poison.clear();
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, world.log.total());
+}
+
+#[test]
+fn what_cannot_be_looked_into_is_not_overtaken_while_it_fails_alone() {
+    let opaque = Fake { is_opaque: true, ..Fake::of([1, 5]) };
+    let others = (0..300).map(|n| Fake::of([9]).at(seconds(n)));
+    let log = [opaque, Fake::of([1])].into_iter().chain(others).collect();
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.rules.poison_after = seconds(600);
+    setup.manners.poison = [5].into();
+    let mut world = World::new(setup);
+    while world.elapsed() < seconds(200) {
+        assert!(world.step());
+    }
+    assert!(world.events.iter().any(|event| matches!(event, Event::Isolated { .. })));
+    world.manners.poison.clear();
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, world.log.total());
+}

@@ -1,0 +1,152 @@
+//! Refusals: of one culprit, of the same ones again and again, of what is too old.
+
+use super::*;
+
+#[test]
+fn one_culprit_in_two_thousand_entries_is_found_and_all_others_arrive() {
+    let mut most = 0;
+    every_seed_with(40, &mut most, |seed, most| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let log: Vec<Fake> = (0..50).map(|record| Fake::of(record * 40..record * 40 + 40)).collect();
+        let mut setup = Setup { learned: learned(), rules: rules([1, 4][seed as usize % 2]), ..Setup::new(seed, log) };
+        let culprit = (random.u64(1..=50), random.u32(0..40));
+        setup.manners.cursed_entries = [culprit].into();
+        let mut world = World::new(setup);
+        world.run();
+        assert_eq!(world.stored(), 1999);
+        assert_eq!(world.refused_for(Reason::Status), 1);
+        *most = (*most).max(world.requests);
+    });
+    println!("PRINT one culprit in 2000 entries of 50 records: {most} requests at most");
+    assert!(most <= 60);
+}
+
+#[test]
+fn a_backlog_that_is_rightly_too_old_is_refused_and_what_is_young_arrives() {
+    let mut most = 0.0f64;
+    every_seed_with(12, &mut (), |seed, ()| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (old, young) = (random.u64(1..400), random.u64(1..100));
+        let log = (0..old + young).map(|n| Fake::of(n % 7..n % 7 + 10)).collect();
+        let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
+        setup.manners.old_before = (old + 1, 0);
+        if random.bool() {
+            setup.rules.max_samples_per_send = random.u64(10..200);
+        }
+        let mut world = World::new(setup);
+        world.run();
+        assert_eq!(world.savepoint.ledger.refused, 10 * old, "seed {seed}");
+        assert_eq!(world.savepoint.ledger.delivered, 10 * young, "seed {seed}");
+        let per_record = world.requests as f64 / (old + young) as f64;
+        if old > 100 {
+            most = most.max(per_record);
+        }
+        if seed < 5 {
+            println!(
+                "PRINT old {old} young {young}: {} requests ({} empty), {:?}",
+                world.requests,
+                world.empty_requests,
+                world.elapsed()
+            );
+        }
+    });
+    println!("PRINT too old: {most:.2} requests per record at most");
+    assert!(most <= 12.0);
+}
+
+#[test]
+fn of_a_record_that_is_too_old_in_part_the_young_part_arrives() {
+    every_seed(60, |seed| {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let (records, entries) = (random.u64(2..120), random.u64(2..200));
+        // Scrapes of all series, some to a record.
+        let series = random.u64(entries.div_ceil(32)..=entries);
+        let log = (0..records).map(|_| Fake::of((0..entries).map(|n| n % series))).collect();
+        let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
+        setup.rules.max_samples_per_send = random.u64(1..10 * entries);
+        // (After a minute, here soon, records go one by one: that is no reason either.)
+        setup.rules.suspect_after = seconds(random.u64(1..60));
+        let (record, number) = (random.u64(1..=records), random.u64(0..entries) as u32);
+        setup.manners.old_before = (record, number);
+        let mut world = World::new(setup);
+        world.run();
+        let old = (record - 1) * entries + u64::from(number);
+        assert_eq!(world.savepoint.ledger.refused, old, "seed {seed}: {record} of {records}, {number} of {entries}");
+    });
+}
+
+/// Runs, and says how many requests were made in the second half of the time; everything but `refused` samples is delivered.
+fn requests_in_the_second_half(fakes: Vec<Fake>, manners: Manners, refused: u64, name: &str) -> u64 {
+    let records = fakes.len();
+    let half = fakes.last().expect("there are some").at / 2;
+    let setup = Setup { learned: learned(), manners, ..Setup::new(1, fakes) };
+    let mut world = World::new(setup);
+    world.run_for(half, 1_000_000);
+    let first = world.requests;
+    world.run();
+    let second = world.requests - first;
+    println!("PRINT {name}: {records} records, {first} and {second} requests, {} of them empty", world.empty_requests);
+    assert_eq!(world.savepoint.ledger.refused, refused, "{name}");
+    assert_eq!(world.savepoint.ledger.delivered + refused, world.log.total());
+    second
+}
+
+#[test]
+fn steady_culprits_cost_little_once_they_are_known() {
+    // An hour of scrapes every 15 s.
+    let scrapes = 240u64;
+    let patient = Manners { latency: (5, 100), ..Manners::default() };
+    let pair = |sender| move |n: u64| Fake::of(0..50).from(sender).at(seconds(15 * n) + ms(500 * u64::from(sender)));
+    let both = (0..scrapes).flat_map(|n| [pair(1)(n), pair(2)(n)]).collect();
+    let cursed = Manners { cursed_sender: Some(2), ..patient.clone() };
+    let second = requests_in_the_second_half(both, cursed, 50 * scrapes, "a pair, the second one is refused");
+    assert!(second <= scrapes + scrapes / 2, "{second}: at most 1.5 for each");
+    let one = (0..scrapes).map(|n| Fake::of(0..50).at(seconds(15 * n))).collect();
+    let cursed = Manners { cursed_series: [7].into(), ..patient };
+    let second = requests_in_the_second_half(one, cursed, scrapes, "one series is always refused");
+    assert!(second <= scrapes + 2, "{second}");
+}
+
+#[test]
+fn a_duplicate_in_every_scrape_costs_the_others_nothing_however_long_it_lasts() {
+    // The first of the two is taken each time, the second never; for half a day.
+    let scrapes = 2880u64;
+    let fakes = (0..scrapes).map(|n| Fake::of((0..8).chain([7])).at(seconds(15 * n))).collect();
+    let cursed_entries = (1..=scrapes).map(|position| (position, 8)).collect();
+    let manners = Manners { cursed_entries, latency: (5, 100), ..Manners::default() };
+    let second = requests_in_the_second_half(fakes, manners, scrapes, "a duplicate series is refused");
+    assert!(second <= 2 * scrapes + 8, "{second}: the others, both, the first, the second");
+}
+
+#[test]
+fn what_is_booked_in_part_does_not_expire_as_if_it_were_not() {
+    // Two records in a batch: the first is refused alone, and then the target is away until both are too old.
+    let mut in_part = 0;
+    every_seed_with(40, &mut in_part, |seed, in_part| {
+        let mut setup = Setup { learned: learned(), ..Setup::new(seed, vec![Fake::of([1]), Fake::of([2])]) };
+        setup.rules.sample_age_limit = Some(seconds(60));
+        setup.manners.cursed_entries = [(1, 0)].into();
+        setup.manners.latency = (100, 100);
+        let from = ms(100 + 25 * seed);
+        setup.manners.spells = vec![(from, seconds(120), Spell::Down)];
+        let mut world = World::new(setup);
+        world.run_for(seconds(59), 1000);
+        *in_part += usize::from(world.delivery.batches.values().any(|active| !active.batch.is_untouched()));
+        world.run();
+        let ledger = &world.savepoint.ledger;
+        assert_eq!(ledger.refused + ledger.delivered + ledger.expired, 2, "seed {seed}: {ledger:?}");
+    });
+    assert!(in_part >= 3, "{in_part} batches are booked in part when they are too old");
+}
+
+#[test]
+fn after_a_lull_a_record_with_one_culprit_is_taken_apart() {
+    // The last thing that the target said, long ago, was a refusal: that is not "everything was refused for so long".
+    let log = vec![Fake::of([100]), Fake::of(0..20).at(seconds(400))];
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.cursed_entries = [(1, 0), (2, 7)].into();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, 2);
+    assert_eq!(world.savepoint.ledger.delivered, 19);
+}
