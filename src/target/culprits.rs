@@ -2,7 +2,7 @@
 //! for ever. Pure.
 //!
 //! A series counts as a *steady culprit* of a sender when it was refused alone in two batches in a row: an HA pair with equal labels is
-//! refused from one of the two senders only, a duplicate series from whoever sends it second. What is taken once is forgotten.
+//! refused from one of the two senders only, a duplicate series from whoever sends it second, or where it stands again in the same request. What is taken once is forgotten.
 //!
 //! Bounded: [`CULPRITS_MAX`] series and as many of poison; when there are more, the oldest are forgotten and cost splits again.
 
@@ -37,6 +37,12 @@ impl Suspect {
         };
         Suspect(series ^ sender.wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
+
+    /// The same, where the series came before in the same request, or did not: of a duplicate the first is taken and the second refused, each time.
+    #[must_use]
+    pub fn again(self, is_repeat: bool) -> Suspect {
+        if is_repeat { Suspect(self.0.rotate_left(32) ^ 0x2545_f491_4f6c_dd1d) } else { self }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,13 +68,13 @@ impl Culprits {
         self.refused.is_empty() && self.poison.is_empty()
     }
 
-    /// How a series of a sender is to be sent.
+    /// How a series of a sender is to be sent; `is_repeat` where it comes again in a request.
     #[must_use]
-    pub fn role(&self, suspect: Suspect) -> Role {
+    pub fn role(&self, suspect: Suspect, is_repeat: bool) -> Role {
         if self.poison.contains_key(&suspect) {
             return Role::Poison;
         }
-        match self.refused.get(&suspect) {
+        match self.refused.get(&suspect.again(is_repeat)) {
             Some(refused) if refused.times >= STEADY => Role::Culprits,
             _ => Role::Main,
         }
@@ -146,7 +152,11 @@ impl Culprits {
 }
 
 /// Makes room: the older half goes.
-fn forget_oldest<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, last: impl Fn(&V) -> Instant, now: Instant) {
+pub(super) fn forget_oldest<K: Eq + std::hash::Hash, V>(
+    map: &mut HashMap<K, V>,
+    last: impl Fn(&V) -> Instant,
+    now: Instant,
+) {
     let mut ages: Vec<Duration> = map.values().map(|value| now.saturating_duration_since(last(value))).collect();
     let middle = ages.len() / 2;
     let (_, median, _) = ages.select_nth_unstable(middle);
@@ -170,13 +180,13 @@ mod tests {
         let (mut culprits, now) = (Culprits::default(), Instant::now());
         let suspect = Suspect::new(7, A);
         culprits.refused(suspect, now);
-        assert_eq!(culprits.role(suspect), Role::Main);
+        assert_eq!(culprits.role(suspect, false), Role::Main);
         culprits.accepted(suspect);
         culprits.refused(suspect, now);
-        assert_eq!(culprits.role(suspect), Role::Main, "in a row");
+        assert_eq!(culprits.role(suspect, false), Role::Main, "in a row");
         culprits.refused(suspect, now);
-        assert_eq!(culprits.role(suspect), Role::Culprits);
-        assert_eq!(culprits.role(Suspect::new(8, A)), Role::Main);
+        assert_eq!(culprits.role(suspect, false), Role::Culprits);
+        assert_eq!(culprits.role(Suspect::new(8, A), false), Role::Main);
         culprits.accepted(suspect);
         assert!(culprits.is_empty());
     }
@@ -188,8 +198,20 @@ mod tests {
             culprits.refused(Suspect::new(7, B), now);
             culprits.accepted(Suspect::new(7, A));
         }
-        assert_eq!(culprits.role(Suspect::new(7, A)), Role::Main);
-        assert_eq!(culprits.role(Suspect::new(7, B)), Role::Culprits);
+        assert_eq!(culprits.role(Suspect::new(7, A), false), Role::Main);
+        assert_eq!(culprits.role(Suspect::new(7, B), false), Role::Culprits);
+    }
+
+    #[test]
+    fn of_a_duplicate_only_what_comes_again_is_meant() {
+        let (mut culprits, now) = (Culprits::default(), Instant::now());
+        let suspect = Suspect::new(7, A);
+        for _ in 0..2 {
+            culprits.refused(suspect.again(true), now);
+            culprits.accepted(suspect.again(false));
+        }
+        assert_eq!(culprits.role(suspect, false), Role::Main);
+        assert_eq!(culprits.role(suspect, true), Role::Culprits);
     }
 
     #[test]

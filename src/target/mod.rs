@@ -345,6 +345,7 @@ impl Target {
             }
             let now = std::time::Instant::now();
             let wall_ms = self.look_at_clock(now);
+            self.delivery.newest_sample_is(self.reading.newest().sample_ms);
             match self.delivery.next(now, wall_ms, &Stored, fastrand::f64()) {
                 Next::Start(attempt) => self.start(*attempt),
                 // What expired has made room for the next to be read.

@@ -84,9 +84,9 @@ impl Queue {
         self.records.front().is_some_and(|first| self.cut_of(first.header.position).is_some())
     }
 
-    /// How many records the next batch has; whether it cannot grow any more. 0 of an empty queue.
+    /// How many records the next batch has; whether it cannot grow any more. 0 of an empty queue. What `is_apart` and what is not is not merged.
     #[must_use]
-    pub fn plan(&self, limits: Limits) -> Plan {
+    pub fn plan(&self, limits: Limits, is_apart: impl Fn(&Record) -> bool) -> Plan {
         let Some(first) = self.records.front() else { return Plan::default() };
         let position = first.header.position;
         let cut = self.cut_of(position).copied();
@@ -113,6 +113,7 @@ impl Queue {
                             && number < limits.records
                             && decoded <= DECODED_BYTES_MAX
                             && !is_unsure
+                            && is_apart(record) == is_apart(first)
                             && self.cut_of(header.position).is_none()
                     }
                 };

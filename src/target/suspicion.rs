@@ -203,11 +203,12 @@ impl Suspicion {
         believes
     }
 
-    /// Whether a batch that was refused as a whole, from `refused_at` on, is to be booked without a question.
-    pub fn believes(&mut self, refused_at: Instant, now: Instant) -> bool {
+    /// Whether a batch that was refused as a whole, from `refused_at` on, is to be booked without a question. `is_expected` where all that its senders
+    /// sent of late was refused: then a question is answered for some time.
+    pub fn believes(&mut self, refused_at: Instant, is_expected: bool, now: Instant) -> bool {
         let accepted_since = self.last_accepted.is_some_and(|accepted| accepted > refused_at);
         let is_usual = self.is_usual();
-        let goes_on = self.goes_record_by_record(now) && self.was_sane_just_now(now);
+        let goes_on = (is_expected || self.goes_record_by_record(now)) && self.was_sane_just_now(now);
         let believes = !self.is_suspect && (accepted_since || is_usual || self.is_forced || goes_on);
         if believes {
             self.believed(now);
@@ -301,7 +302,7 @@ mod tests {
         let (mut suspicion, now) = (suspicion(true, Some(true)), Instant::now());
         suspicion.accepted(now);
         suspicion.refused(now + SECOND);
-        assert!(!suspicion.believes(now + SECOND, now + SECOND));
+        assert!(!suspicion.believes(now + SECOND, false, now + SECOND));
         assert_eq!(suspicion.answered(true, false, now + 2 * SECOND, 0.0), Finding::Believed);
         assert!(!suspicion.is_suspect());
     }
@@ -312,7 +313,7 @@ mod tests {
         suspicion.refused(now);
         assert_eq!(suspicion.answered(false, true, now, 0.0), Finding::Suspect { began: true });
         assert_eq!(suspicion.answered(false, true, now, 0.0), Finding::Suspect { began: false });
-        assert!(suspicion.is_suspect() && !suspicion.believes(now, now));
+        assert!(suspicion.is_suspect() && !suspicion.believes(now, false, now));
         assert_eq!(suspicion.not_before(), Some(now + 2 * SECOND), "asked slowly");
         assert_eq!(suspicion.answered(true, false, now, 0.0), Finding::Again);
         assert!(!suspicion.is_suspect());
@@ -360,14 +361,14 @@ mod tests {
         let (mut suspicion, now) = (suspicion(true, Some(true)), Instant::now());
         suspicion.refused(now);
         suspicion.accepted(now + SECOND);
-        assert!(suspicion.believes(now, now + SECOND));
+        assert!(suspicion.believes(now, false, now + SECOND));
         suspicion.refused(now + 2 * SECOND);
-        assert!(!suspicion.believes(now + 2 * SECOND, now + 2 * SECOND));
+        assert!(!suspicion.believes(now + 2 * SECOND, false, now + 2 * SECOND));
         suspicion.force();
-        assert!(suspicion.believes(now + 2 * SECOND, now + 2 * SECOND));
+        assert!(suspicion.believes(now + 2 * SECOND, false, now + 2 * SECOND));
         suspicion.accepted(now + 3 * SECOND);
         suspicion.refused(now + 4 * SECOND);
-        assert!(!suspicion.believes(now + 4 * SECOND, now + 4 * SECOND), "until something is accepted");
+        assert!(!suspicion.believes(now + 4 * SECOND, false, now + 4 * SECOND), "until something is accepted");
     }
 
     #[test]
@@ -379,7 +380,7 @@ mod tests {
             suspicion.accepted(now);
             now += SECOND;
             suspicion.refused(now);
-            if !suspicion.believes(now, now) {
+            if !suspicion.believes(now, false, now) {
                 questions += 1;
                 assert_eq!(suspicion.answered(true, false, now, 0.0), Finding::Believed);
             }
@@ -387,7 +388,7 @@ mod tests {
         assert_eq!(questions, 3);
         now += SECOND;
         suspicion.refused(now);
-        assert!(!suspicion.believes(now, now), "twice in a row is asked");
+        assert!(!suspicion.believes(now, false, now), "twice in a row is asked");
     }
 
     #[test]
@@ -403,8 +404,8 @@ mod tests {
         assert!(!suspicion.goes_record_by_record(now + MINUTE - SECOND));
         assert!(suspicion.goes_record_by_record(now + MINUTE));
         suspicion.answered(true, false, now + MINUTE, 0.0);
-        assert!(suspicion.believes(now + MINUTE, now + MINUTE + SECOND), "an answer holds for a moment");
-        assert!(!suspicion.believes(now + MINUTE, now + MINUTE + 11 * SECOND));
+        assert!(suspicion.believes(now + MINUTE, false, now + MINUTE + SECOND), "an answer holds for a moment");
+        assert!(!suspicion.believes(now + MINUTE, false, now + MINUTE + 11 * SECOND));
         suspicion.accepted(now + 2 * MINUTE);
         assert!(!suspicion.goes_record_by_record(now + 3 * MINUTE));
     }

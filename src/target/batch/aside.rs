@@ -5,7 +5,8 @@
 //!   set_aside         [ a b c! a d b ]  ->  [ a b a d b ] [ c! ]        all entries of a series move together, and keep their order
 //!   set_poison_aside  the same of what is left of a batch, when a series was just given up
 //!   single_out        [ a b c d ]       ->  [ c ] [ a b d ]             only one whose series comes once: it overtakes nothing
-//!   call_witness      [ r1: a b c b | r2 ]  ->  [ r1: b b ] [ r1: a c ] [ r2 ]   the series that comes last in the first record
+//!   peel              [ r1 r2 r3 ]      ->  [ r1 ] [ r2 r3 ]
+//!   call_witness      [ r1: a b c b ]   ->  [ r1: b b ] [ r1: a c ]     the series that comes last
 //! ```
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
@@ -22,8 +23,8 @@ const WITNESS: usize = 32;
 
 impl Batch {
     /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only before the first
-    /// attempt. `role` is asked with the record and an entry's series.
-    pub fn set_aside(&mut self, contents: &dyn Contents, role: impl Fn(&Record, u64) -> Role) {
+    /// attempt. `role` is asked with the record, an entry's series, and whether that came before in the record.
+    pub fn set_aside(&mut self, contents: &dyn Contents, role: impl Fn(&Record, u64, bool) -> Role) {
         assert!(self.pieces.len() == 1 && self.pieces[0].is_of_whole_records(), "nothing was sent yet");
         let mut entries = Vec::new();
         for record in 0..self.records.len() {
@@ -33,16 +34,19 @@ impl Batch {
         }
         // What comes behind the first of a series that is set aside is set aside too, or it would overtake it. Poison is the last of all.
         let mut aside: HashMap<u64, Role> = HashMap::new();
+        let mut has_innocent = false;
         let roles: Vec<Vec<Role>> = entries
             .iter()
             .enumerate()
             .map(|(record, entries)| {
                 let record = self.records[record].record.clone();
+                let mut seen = HashSet::new();
                 let mut role_of = |entry: &EntryFacts| {
-                    let own = role(&record, entry.series);
+                    let own = role(&record, entry.series, !seen.insert(entry.series));
                     match (own, aside.get(&entry.series).copied()) {
                         (Role::Main, None) => Role::Main,
                         (own, before) => {
+                            has_innocent |= own == Role::Main;
                             let role = if own == Role::Poison || before == Some(Role::Poison) {
                                 Role::Poison
                             } else {
@@ -86,7 +90,7 @@ impl Batch {
                 self.records[record].parts += 1;
             }
             if !parts.is_empty() {
-                let is_cheap = wanted == Role::Culprits && entries <= CHEAP;
+                let is_cheap = wanted == Role::Culprits && (entries <= CHEAP || has_innocent);
                 self.pieces.push_back(Piece { is_possibly_delivered, is_cheap, ..Piece::new(parts, wanted) });
             }
         }
@@ -226,40 +230,61 @@ impl Batch {
         true
     }
 
-    /// Puts a series of the front piece's first record before the record's others, and the record before the rest of the piece. It is the series of
-    /// the record's last entry: what is newest in a record stands there, as a rule, and may be young enough. Not of what was called or went after one
-    /// already.
-    pub fn call_witness(&mut self, contents: &dyn Contents) {
-        let Some(piece) = self.pieces.front() else { return };
-        if piece.witness != Witness::None || piece.is_possibly_delivered || piece.role == Role::Poison {
-            return;
-        }
+    /// Whether the front piece is one that hope may be given up for: not what may have been delivered, which goes as it was sent, nor poison.
+    fn may_be_hopeless(&self) -> bool {
+        self.pieces.front().is_some_and(|piece| !piece.is_possibly_delivered && piece.role != Role::Poison)
+    }
+
+    /// Puts the front piece's first record before the rest of the piece.
+    pub fn peel(&mut self) {
+        let Some(piece) = self.pieces.front().filter(|_| self.may_be_hopeless()) else { return };
         let record = piece.parts[0].record;
         let of_record = piece.parts.iter().take_while(|part| part.record == record).count();
         let (of_record, of_others) = piece.parts.split_at(of_record);
-        let (of_record, of_others) = (of_record.to_vec(), of_others.to_vec());
-        let Some(entries) = self.entries(record, contents) else { return };
-        let numbers: Vec<u32> = of_record.iter().flat_map(|part| part.numbers(entries.len())).collect();
-        let Some(series) = numbers.last().map(|last| entries[*last as usize].series) else { return };
+        if of_others.is_empty() {
+            return;
+        }
+        let (of_record, of_others) = (piece.child(of_record.to_vec()), piece.child(of_others.to_vec()));
+        self.pieces.pop_front();
+        self.pieces.push_front(of_others);
+        self.pieces.push_front(of_record);
+    }
+
+    /// Puts a series of the front piece before its others, if the piece is of a single record. It is the series of the last entry: what is newest in a
+    /// record stands there, as a rule, and may be young enough. Not of what was called or went after one already. When the piece was refused,
+    /// and that `proves` that a culprit is in it: then the culprit is in the others if the target takes the witness. Whether it was cut.
+    pub fn call_witness(&mut self, contents: &dyn Contents, proves: bool) -> bool {
+        let Some(piece) = self.pieces.front().filter(|_| self.may_be_hopeless()) else { return false };
+        let (first, last) = piece.records();
+        if piece.witness != Witness::None || first != last {
+            return false;
+        }
+        let parts = piece.parts.clone();
+        let Some(entries) = self.entries(first, contents) else { return false };
+        let numbers: Vec<u32> = parts.iter().flat_map(|part| part.numbers(entries.len())).collect();
+        let Some(series) = numbers.last().map(|last| entries[*last as usize].series) else { return false };
         let (called, others): (Vec<u32>, Vec<u32>) =
             numbers.into_iter().partition(|number| entries[*number as usize].series == series);
         let is_cheap = called.len() <= WITNESS;
+        if others.is_empty() {
+            let piece = self.pieces.front_mut().expect("it was looked at");
+            (piece.witness, piece.is_cheap) = (Witness::Is, is_cheap);
+            return false;
+        }
         let part_of = |numbers: Vec<u32>| {
             let len = numbers.len();
-            vec![Part { record, chosen: Chosen::Listed(numbers.into(), 0..len) }]
+            vec![Part { record: first, chosen: Chosen::Listed(numbers.into(), 0..len) }]
         };
         let piece = self.pieces.pop_front().expect("it was looked at");
-        if !of_others.is_empty() {
-            self.pieces.push_front(piece.child(of_others));
+        if let Some(next) = self.pieces.front_mut() {
+            next.is_bad_if_left_was_taken = false;
         }
-        let owed = &mut self.records[record];
-        owed.parts -= of_record.len();
-        if !others.is_empty() {
-            self.pieces.push_front(Piece { witness: Witness::WentBefore, ..piece.child(part_of(others)) });
-            owed.parts += 1;
-        }
+        let others = piece.child(part_of(others));
+        self.pieces.push_front(Piece { witness: Witness::WentBefore, is_bad_if_left_was_taken: proves, ..others });
         self.pieces.push_front(Piece { witness: Witness::Is, is_cheap, ..piece.child(part_of(called)) });
-        owed.parts += 1;
+        self.records[first].parts += 2;
+        self.records[first].parts -= parts.len();
+        true
     }
 
     /// The entry that was singled out was not taken: everything is as before.

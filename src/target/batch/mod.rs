@@ -26,7 +26,7 @@ mod piece;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 pub use part::{Chosen, Contents, Entries, EntryFacts, Part, Samples};
@@ -68,9 +68,7 @@ pub struct Batch {
     pieces: VecDeque<Piece>,
     /// Something of it is final: accepted, or given up as poison. From then on it is not sent again as a whole.
     pub has_settled: bool,
-    /// Pieces of it that were refused since something of it was accepted.
-    pub refusals_in_a_row: u32,
-    /// The same, of pieces that were possibly delivered.
+    /// Pieces of it that were possibly delivered, and refused since something of it was accepted.
     pub resent_in_a_row: u32,
     /// Extra requests that it has cost.
     pub splits: u32,
@@ -94,7 +92,6 @@ impl Batch {
             records: records.into_iter().map(owed).collect(),
             pieces: [piece].into(),
             has_settled: false,
-            refusals_in_a_row: 0,
             resent_in_a_row: 0,
             splits: 0,
             was_possibly_delivered: is_possibly_delivered,
@@ -280,7 +277,11 @@ impl Batch {
     /// Halves the front piece, along records as long as that goes. Only what [`Batch::is_divisible`]. When it was refused, and that `proves` that
     /// a culprit is in it: then the culprit is in the second half if the target takes the first.
     pub fn halve(&mut self, contents: &dyn Contents, proves: bool) {
-        let piece = self.pieces.pop_front().expect("something is left");
+        let mut piece = self.pieces.pop_front().expect("something is left");
+        if piece.witness == Witness::WentBefore {
+            // It was taken: now each half may have its own.
+            piece.witness = Witness::None;
+        }
         if let Some(next) = self.pieces.front_mut() {
             // A culprit was found before it: that says nothing about it any more.
             next.is_bad_if_left_was_taken = false;
@@ -316,7 +317,6 @@ impl Batch {
         }
         self.pieces = [Piece { is_possibly_delivered, ..Piece::new(parts, Role::Main) }].into();
         self.before_single_out = None;
-        self.refusals_in_a_row = 0;
         self.resent_in_a_row = 0;
     }
 
@@ -364,6 +364,24 @@ impl Batch {
                     part.numbers(entries.len()).into_iter().map(|number| (part.record, entries[number as usize])),
                 );
             }
+        }
+        found
+    }
+
+    /// Record and series of each entry of the front piece, as far as known, and whether the series came before in that record.
+    pub fn front_series(&mut self, contents: &dyn Contents) -> Vec<(usize, u64, bool)> {
+        let parts = self.pieces.front().map(|piece| piece.parts.clone()).unwrap_or_default();
+        let mut found = Vec::new();
+        for part in parts {
+            let Some(entries) = self.entries(part.record, contents) else { continue };
+            let mut firsts = HashMap::new();
+            for (number, entry) in (0u32..).zip(entries.iter()) {
+                firsts.entry(entry.series).or_insert(number);
+            }
+            found.extend(part.numbers(entries.len()).into_iter().map(|number| {
+                let series = entries[number as usize].series;
+                (part.record, series, firsts[&series] < number)
+            }));
         }
         found
     }

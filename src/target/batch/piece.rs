@@ -87,7 +87,7 @@ impl Piece {
     }
 
     /// The records that it touches, as indices: the first and the last.
-    pub(super) fn records(&self) -> (usize, usize) {
+    pub fn records(&self) -> (usize, usize) {
         let numbers = self.parts.iter().map(|part| part.record);
         (numbers.clone().min().expect("a piece has a part"), numbers.max().expect("a piece has a part"))
     }

@@ -7,12 +7,12 @@ use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
+use super::senders::Sender;
 use super::{AttemptId, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
 use crate::savepoint::Reason;
 
-/// Refusals in a row, of a batch or one batch after the other, after which a record is not taken apart any more: of each a witness is called, and
-/// when that is refused as well, the record is given up.
-const HOPELESS: u32 = 32;
+/// What is so much older than the newest sample is a backlog: the target may have a bound to its age, which goes through some request.
+const BACKLOG_MS: i64 = 600_000;
 /// Extra requests that one batch may cost below the records.
 const SPLITS_MAX: u32 = 512;
 
@@ -103,15 +103,21 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let piece = active.batch.front().expect("it was in flight");
         let parts = if refused > 0 { parts_of(&active.batch, &piece.parts) } else { Vec::new() };
+        let is_whole = refused == 0 && piece.is_of_whole_records();
         let (kind, headers) = (active.kind, active.headers);
         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
         if headers != 0 {
             self.culprits.accepted_headers(headers);
         }
+        if flight.samples.all() > 0 {
+            for sender in self.front_senders(id) {
+                self.senders.accepted(sender, is_whole);
+            }
+        }
         if !self.culprits.is_empty() {
             let active = self.batches.get_mut(&id).expect("it was in flight");
-            for (record, entry) in active.batch.front_entries(contents) {
-                let suspect = Suspect::new(entry.series, active.batch.record(record).meta.sender);
+            for (record, series, is_repeat) in active.batch.front_series(contents) {
+                let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
                 if self.culprits.knows(suspect) {
                     active.taken.insert(suspect);
                 }
@@ -120,10 +126,6 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.not_before = None;
         active.batch.has_settled = true;
-        active.batch.refusals_in_a_row = 0;
-        if flight.samples.all() > 0 {
-            self.lanes[active.lane as usize].refusals_in_a_row = 0;
-        }
         active.batch.resent_in_a_row = 0;
         active.refused_at = None;
         active.batch.book(refused, reason, contents);
@@ -145,10 +147,11 @@ impl Delivery {
 
     pub(super) fn refused(&mut self, id: BatchId, said: Said, contents: &dyn Contents, now: Instant) {
         self.suspicion.refused(now);
+        for sender in self.front_senders(id) {
+            self.senders.refused(sender, now);
+        }
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.refused_at.get_or_insert(now);
-        active.batch.refusals_in_a_row += 1;
-        self.lanes[active.lane as usize].refusals_in_a_row += 1;
         let has_settled = active.batch.has_settled;
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = 0;
@@ -173,6 +176,9 @@ impl Delivery {
             self.halve(id, contents, !is_possibly_delivered);
             return;
         }
+        if is_hopeless && is_divisible && self.calls_witness(id, contents, now) {
+            return;
+        }
         let record_by_record = self.suspicion.goes_record_by_record(now);
         let reason = match (is_possibly_delivered, is_divisible && !is_usual && !record_by_record) {
             (true, _) => Reason::Resent,
@@ -187,13 +193,43 @@ impl Delivery {
         let in_a_row = active.given_up_at.filter(|at| has_settled && !was_accepted_since(*at));
         let piece = active.batch.front_mut().expect("it was in flight");
         let asked_since = piece.refused_at;
-        if is_a_piece && !is_possibly_delivered && !self.suspicion.believes_a_piece(in_a_row, asked_since, now) {
+        // (Its witness was believed just now.)
+        let goes_with_witness = is_hopeless && piece.witness == Witness::WentBefore;
+        let is_doubtful = is_a_piece && !is_possibly_delivered && !goes_with_witness;
+        if is_doubtful && !self.suspicion.believes_a_piece(in_a_row, asked_since, now) {
             piece.refused_at.get_or_insert(now);
             active.is_in_doubt = true;
             return;
         }
         active.given_up_at = Some(now);
+        active.is_unexpected |= !is_hopeless;
         self.give_up(id, reason, said, contents, now);
+    }
+
+    /// Of the front piece, which was refused and is not to be taken apart: whether a series of it goes before it is given up. Always of a backlog, through
+    /// which the target's bound may pass; of what is fresh sometimes, in case it is not as it seems.
+    fn calls_witness(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) -> bool {
+        let is_of_backlog = self.is_of_backlog(id);
+        if !is_of_backlog && !self.budget.allows(Role::Culprits) {
+            return false;
+        }
+        let active = self.batches.get_mut(&id).expect("it is there");
+        if active.batch.front().is_some_and(|piece| piece.witness != Witness::None) {
+            return false;
+        }
+        if active.batch.call_witness(contents, true) {
+            if !is_of_backlog {
+                self.budget.pay(Role::Culprits);
+            }
+            return true;
+        }
+        // All of it is one series: it has just been heard.
+        let is_witness = active.batch.front().is_some_and(|piece| piece.witness == Witness::Is);
+        let may_halve = is_witness && self.may_halve(id, now, contents);
+        if may_halve {
+            self.halve(id, contents, true);
+        }
+        may_halve
     }
 
     /// Whether the front piece may be halved: along records always, below within the budget.
@@ -207,11 +243,39 @@ impl Delivery {
             || active.batch.is_divisible(contents) && is_worth_it && is_paid && active.batch.splits < SPLITS_MAX
     }
 
-    /// The target seems to take nothing, and nothing was taken of this batch.
+    /// The target seems to take nothing of who sent what is next in a batch.
     pub(super) fn is_hopeless(&self, id: BatchId, now: Instant) -> bool {
+        let is_hopeless = self.front_senders(id).first().is_some_and(|sender| self.senders.is_hopeless(*sender));
+        is_hopeless || (!self.batches[&id].batch.has_settled && self.suspicion.goes_record_by_record(now))
+    }
+
+    /// The same, and the next one will be refused as well, most likely.
+    pub(super) fn is_refused_now(&self, id: BatchId, now: Instant) -> bool {
+        let is_refused = self.front_senders(id).first().is_some_and(|sender| self.senders.is_refused_now(*sender));
+        is_refused || (!self.batches[&id].batch.has_settled && self.suspicion.goes_record_by_record(now))
+    }
+
+    /// Whether what a batch sends next is so old that it may be too old.
+    pub(super) fn is_of_backlog(&self, id: BatchId) -> bool {
+        let batch = &self.batches[&id].batch;
+        batch.front().is_some_and(|piece| {
+            let newest_ms = batch.record(piece.records().0).header.times.max;
+            newest_ms < self.newest_sample_ms.saturating_sub(BACKLOG_MS)
+        })
+    }
+
+    /// Who sent what a batch sends next, the first one first, each once.
+    pub(super) fn front_senders(&self, id: BatchId) -> Vec<Sender> {
         let active = &self.batches[&id];
-        let in_a_row = active.batch.refusals_in_a_row.max(self.lanes[active.lane as usize].refusals_in_a_row);
-        !active.batch.has_settled && (in_a_row >= HOPELESS || self.suspicion.goes_record_by_record(now))
+        let parts = active.batch.front().map(|piece| &piece.parts[..]).unwrap_or_default();
+        let mut senders = Vec::new();
+        for part in parts {
+            let sender = (active.lane, active.batch.record(part.record).meta.sender);
+            if !senders.contains(&sender) {
+                senders.push(sender);
+            }
+        }
+        senders
     }
 
     /// Halves the front piece, which was refused. When `proves`, and the target takes the first half, the culprit is in the second.
@@ -239,8 +303,8 @@ impl Delivery {
         }
         // A culprit is what was refused alone, or with others that are known.
         if (is_single && reason == Reason::Status) || role == Role::Culprits {
-            for (record, entry) in active.batch.front_entries(contents) {
-                let suspect = Suspect::new(entry.series, active.batch.record(record).meta.sender);
+            for (record, series, is_repeat) in active.batch.front_series(contents) {
+                let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
                 if !active.culprits.contains(&suspect) {
                     active.culprits.push(suspect);
                     self.culprits.refused(suspect, now);
@@ -451,9 +515,7 @@ impl Delivery {
                 }
             }
             Finding::Again => {
-                for lane in &mut self.lanes {
-                    lane.refusals_in_a_row = 0;
-                }
+                self.senders.forget_all();
                 for active in self.batches.values_mut().filter(|active| active.is_in_doubt) {
                     active.is_in_doubt = false;
                     if active.batch.has_settled {
@@ -462,6 +524,7 @@ impl Delivery {
                     active.refused.clear();
                     active.refused_at = None;
                     active.culprits.clear();
+                    active.is_unexpected = false;
                     let is_possibly_delivered = active.batch.was_possibly_delivered;
                     active.batch.start_over(is_possibly_delivered);
                 }
@@ -494,7 +557,7 @@ impl Delivery {
         }
         if !active.batch.has_settled && !active.refused.is_empty() {
             let refused_at = active.refused_at.unwrap_or(now);
-            if !self.suspicion.believes(refused_at, now) {
+            if !self.suspicion.believes(refused_at, !active.is_unexpected, now) {
                 if let Some(active) = self.batches.get_mut(&id) {
                     active.is_in_doubt = true;
                 }

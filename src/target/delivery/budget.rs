@@ -7,7 +7,7 @@
 //! ```text
 //!            at first    each request adds       all requests, if the purse is always empty
 //!  main         1024            0.4                  1.67 x those without a search
-//!  culprits      512            0.15                 1.18 x
+//!  culprits       64            0.15                 1.18 x
 //! ```
 
 use super::super::batch::Role;
@@ -32,7 +32,7 @@ pub(super) struct Budget {
 impl Budget {
     pub(super) fn full() -> Budget {
         let purse = |max, per_request| Purse { left: max, max, per_request };
-        Budget { main: purse(1024.0, 0.4), culprits: purse(512.0, 0.15) }
+        Budget { main: purse(1024.0, 0.4), culprits: purse(64.0, 0.15) }
     }
 
     /// A request was sent.

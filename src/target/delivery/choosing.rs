@@ -10,10 +10,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::super::batch::{Contents, Piece, Role, Samples};
-use super::super::culprits::Suspect;
+use super::super::culprits::{Culprits, Suspect};
 use super::super::pace::May;
 use super::super::queue::Limits;
 use super::super::window::BatchId;
+use super::senders::Senders;
 use super::{Active, Attempt, AttemptId, Delivery, Flight, Lane, Next, What, keyed, parts_of, untold};
 use crate::savepoint::{Cuts, Outcomes};
 use crate::wal::Record;
@@ -28,6 +29,17 @@ enum Cutting {
     /// It is cut, and has to wait for earlier ones.
     Waits,
     Starts(BatchId),
+}
+
+/// How each entry of a lane's records is to be sent. (Of who is hopeless the culprits need not be known one by one.)
+pub(super) fn roles(culprits: &Culprits, senders: &Senders, lane: Lane) -> impl Fn(&Record, u64, bool) -> Role {
+    move |record, series, is_repeat| {
+        let sender = record.meta.sender;
+        match culprits.role(Suspect::new(series, sender), is_repeat) {
+            Role::Culprits if senders.is_hopeless((lane, sender)) => Role::Main,
+            role => role,
+        }
+    }
 }
 
 impl Delivery {
@@ -48,6 +60,7 @@ impl Delivery {
             return Next::Wait(None);
         }
         self.culprits.forget(now);
+        self.senders.forget(now);
         let is_in_doubt = self.batches.values().any(|active| active.is_in_doubt);
         let asks = self.flights.values().any(|flight| matches!(flight.what, What::Empty { .. }));
         if (is_in_doubt || self.suspicion.is_curious()) && !asks {
@@ -191,7 +204,8 @@ impl Delivery {
     fn cut(&mut self, lane: Lane, now: Instant, contents: &dyn Contents) -> Cutting {
         let limits = self.limits(now);
         let queue = &self.lanes[lane as usize].queue;
-        let plan = queue.plan(limits);
+        let senders = &self.senders;
+        let plan = queue.plan(limits, |record| senders.is_hopeless((lane, record.meta.sender)));
         if plan.records == 0 {
             return Cutting::Nothing;
         }
@@ -222,9 +236,7 @@ impl Delivery {
             let poison = self.batches_of_poison(&active.waits_for);
             if !poison.is_empty() {
                 // What waits for poison is set aside; the rest of the batch need not wait for it.
-                active
-                    .batch
-                    .set_aside(contents, |record, series| self.culprits.role(Suspect::new(series, record.meta.sender)));
+                active.batch.set_aside(contents, roles(&self.culprits, &self.senders, lane));
                 let main = keyed(active.batch.main_series(contents), active.headers);
                 active.waits_for = self.lanes[lane as usize].window.before(main.as_deref());
             }
@@ -262,8 +274,8 @@ impl Delivery {
         let is_whole = active.batch.pieces() == 1;
         let is_possibly = active.batch.front().is_some_and(|piece| piece.is_possibly_delivered);
         if is_whole && !self.culprits.is_empty() && !is_possibly {
-            let culprits = &self.culprits;
-            active.batch.set_aside(contents, |record, series| culprits.role(Suspect::new(series, record.meta.sender)));
+            let roles = roles(&self.culprits, &self.senders, active.lane);
+            active.batch.set_aside(contents, roles);
         }
         if active.headers != 0
             && self.culprits.is_poison_headers(active.headers)
@@ -309,10 +321,14 @@ impl Delivery {
             }
             self.halve(id, contents, true);
         }
-        let is_hopeless = self.is_hopeless(id, now);
+        let is_refused_now = self.is_refused_now(id, now);
+        let is_of_backlog = self.is_of_backlog(id);
         let active = self.batches.get_mut(&id).expect("it was looked at");
-        if is_hopeless {
-            active.batch.call_witness(contents);
+        if is_refused_now {
+            active.batch.peel();
+            if is_of_backlog {
+                active.batch.call_witness(contents, false);
+            }
         }
         let bytes = active.batch.front_bytes();
         let samples = active.batch.front_samples(contents);

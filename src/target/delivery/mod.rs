@@ -38,6 +38,7 @@ mod answers;
 mod budget;
 mod choosing;
 mod poison;
+mod senders;
 #[cfg(test)]
 mod simulation;
 
@@ -46,6 +47,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use budget::Budget;
+use senders::Senders;
 
 use super::backoff::Backoff;
 use super::batch::{Batch, Chosen, Completed, Part, Samples};
@@ -95,7 +97,7 @@ impl Rules {
 }
 
 /// Records come in one, or with `fresh_first` new ones beside the backlog in another.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Lane {
     /// The first.
     One = 0,
@@ -226,6 +228,8 @@ struct Active {
     is_in_doubt: bool,
     /// When something of it was last given up as refused.
     given_up_at: Option<Instant>,
+    /// Something of it was given up whose sender is not hopeless.
+    is_unexpected: bool,
     /// Culprits found in it.
     culprits: Vec<Suspect>,
     /// What was refused before, and something of it was taken in this batch.
@@ -257,8 +261,6 @@ struct LaneState {
     waits_for: BTreeSet<BatchId>,
     /// Requests started while both lanes had something.
     started: f64,
-    /// Pieces that were refused since something was accepted.
-    refusals_in_a_row: u32,
 }
 
 /// See the module.
@@ -275,6 +277,9 @@ pub struct Delivery {
     next_attempt: u64,
     suspicion: Suspicion,
     culprits: Culprits,
+    senders: Senders,
+    /// The newest sample that came in, ms since 1970, read or not.
+    newest_sample_ms: i64,
     budget: Budget,
     trouble: Option<Trouble>,
     /// Attempts that began while there was trouble.
@@ -325,6 +330,8 @@ impl Delivery {
             next_attempt: 0,
             suspicion: Suspicion::new(rules.suspect_after, rules.hold, learned.has_delivered, learned.takes_empty),
             culprits: Culprits::default(),
+            senders: Senders::default(),
+            newest_sample_ms: 0,
             budget: Budget::full(),
             trouble: None,
             trouble_attempts: 0,
@@ -349,6 +356,11 @@ impl Delivery {
     /// A record was read.
     pub fn read(&mut self, lane: Lane, record: Arc<Record>) {
         self.lanes[lane as usize].queue.push(record);
+    }
+
+    /// How new the newest sample is that came in, in ms since 1970: what is much older is a backlog.
+    pub fn newest_sample_is(&mut self, sample_ms: i64) {
+        self.newest_sample_ms = sample_ms;
     }
 
     /// An operator stops it, or lets it go on. The caller gives up what is in flight.
@@ -632,6 +644,7 @@ impl Active {
             refused: Vec::new(),
             is_in_doubt: false,
             given_up_at: None,
+            is_unexpected: false,
             culprits: Vec::new(),
             taken: BTreeSet::new(),
         }

@@ -8,9 +8,9 @@ use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::pace::May;
 use super::super::window::BatchId;
+use super::choosing::roles;
 use super::{Active, Delivery, Event, Next, Said, What, keyed};
 use crate::savepoint::Reason;
-use crate::wal::Record;
 
 /// Failures of one piece in a row before others are asked.
 const DOUBTS: u32 = 4;
@@ -128,9 +128,7 @@ impl Delivery {
         for other in waiting {
             let other = self.batches.get_mut(&other).expect("it was found");
             if !other.was_attempted && other.batch.pieces() == 1 {
-                let culprits = &self.culprits;
-                let role = |record: &Record, series| culprits.role(Suspect::new(series, record.meta.sender));
-                other.batch.set_aside(contents, role);
+                other.batch.set_aside(contents, roles(&self.culprits, &self.senders, lane));
             }
             let main = keyed(other.batch.main_series(contents), other.headers);
             if main.is_some_and(|main| !main.iter().any(|series| left.contains(series))) {

@@ -68,7 +68,7 @@ fn all_entries_of_a_series_move_together_when_it_is_set_aside() {
 fn what_comes_behind_the_first_entry_that_is_set_aside_does_not_overtake_it() {
     let fakes = Fakes::of(&["abc", "cab", "abc"]);
     let of_the_second = |role| {
-        move |record: &Record, of| match (record.header.position, of == series('c')) {
+        move |record: &Record, of, _| match (record.header.position, of == series('c')) {
             (Position(2), true) => role,
             _ => Role::Main,
         }
@@ -80,8 +80,8 @@ fn what_comes_behind_the_first_entry_that_is_set_aside_does_not_overtake_it() {
     // Poison is the last of all.
     let mut batch = fakes.batch();
     let culprits = all_of("c", Role::Culprits);
-    batch.set_aside(&fakes, |record, of| match of_the_second(Role::Poison)(record, of) {
-        Role::Main => culprits(record, of),
+    batch.set_aside(&fakes, |record, of, is_repeat| match of_the_second(Role::Poison)(record, of, is_repeat) {
+        Role::Main => culprits(record, of, is_repeat),
         poison => poison,
     });
     assert_eq!(fakes.drawn(&batch), "[ab|ab|ab] [c] [c|c]");
@@ -194,28 +194,56 @@ fn nothing_is_singled_out_beside_what_does_not_tell() {
 }
 
 #[test]
-fn the_series_that_comes_last_in_the_first_record_is_the_witness() {
+fn of_a_duplicate_what_comes_again_goes_aside_alone_but_nothing_overtakes_it() {
+    let again = |_: &Record, _, is_repeat| if is_repeat { Role::Culprits } else { Role::Main };
+    let fakes = Fakes::of(&["abbc"]);
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, again);
+    assert_eq!(fakes.drawn(&batch), "[abc] [b]");
+
+    let fakes = Fakes::of(&["abbc", "abbc"]);
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, again);
+    assert_eq!(fakes.drawn(&batch), "[abc|ac] [b|bb]");
+}
+
+#[test]
+fn the_series_that_comes_last_in_a_record_is_the_witness() {
     let fakes = Fakes::of(&["abcb", "bd"]);
     let mut batch = fakes.batch();
-    batch.call_witness(&fakes);
+    assert!(!batch.call_witness(&fakes, false), "of one record only");
+    batch.peel();
+    assert_eq!(fakes.drawn(&batch), "[abcb] [bd]");
+    assert!(batch.call_witness(&fakes, false));
     assert_eq!(fakes.drawn(&batch), "[bb] [ac] [bd]");
     let witnesses = |batch: &Batch| batch.pieces.iter().map(|piece| piece.witness).collect::<Vec<_>>();
     assert_eq!(witnesses(&batch), [Witness::Is, Witness::WentBefore, Witness::None]);
     // Neither it nor those that it went before have another one; the next record has.
-    batch.call_witness(&fakes);
+    assert!(!batch.call_witness(&fakes, false));
     accept(&mut batch, &fakes);
-    batch.call_witness(&fakes);
+    assert!(!batch.call_witness(&fakes, false));
     assert_eq!(fakes.drawn(&batch), "[ac] [bd]");
     accept(&mut batch, &fakes);
-    batch.call_witness(&fakes);
+    assert!(batch.call_witness(&fakes, true));
     assert_eq!(fakes.drawn(&batch), "[d] [b]");
+    accept(&mut batch, &fakes);
+    assert!(batch.front().is_some_and(|piece| piece.is_bad_if_left_was_taken));
+}
+
+#[test]
+fn where_all_is_one_series_it_is_its_own_witness() {
+    let fakes = Fakes::of(&["bbb"]);
+    let mut batch = fakes.batch();
+    assert!(!batch.call_witness(&fakes, true));
+    assert_eq!((fakes.drawn(&batch), batch.pieces[0].witness), ("[bbb]".to_owned(), Witness::Is));
 }
 
 #[test]
 fn no_witness_is_called_of_what_may_have_arrived() {
     let fakes = Fakes::of(&["abcb"]);
     let mut batch = Batch::new(fakes.records(), true);
-    batch.call_witness(&fakes);
+    batch.peel();
+    assert!(!batch.call_witness(&fakes, false));
     assert_eq!(fakes.drawn(&batch), "[abcb]");
 }
 

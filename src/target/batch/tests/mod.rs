@@ -125,9 +125,9 @@ impl Contents for Fakes {
 }
 
 /// Everything of some series, whatever the record.
-fn all_of(letters: &str, role: Role) -> impl Fn(&Record, u64) -> Role {
+fn all_of(letters: &str, role: Role) -> impl Fn(&Record, u64, bool) -> Role {
     let letters: HashSet<u64> = letters.chars().map(series).collect();
-    move |_, series| if letters.contains(&series) { role } else { Role::Main }
+    move |_, series, _| if letters.contains(&series) { role } else { Role::Main }
 }
 
 fn roles(batch: &Batch) -> Vec<Role> {

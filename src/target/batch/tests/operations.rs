@@ -138,8 +138,8 @@ impl Run {
                 assert_eq!(self.pieces(), self.before.take().unwrap_or(before));
             }
             Operation::CallWitness => {
-                self.batch.call_witness(&self.fakes);
-                if self.batch.pieces() > before.len() {
+                self.batch.peel();
+                if self.batch.call_witness(&self.fakes, false) {
                     let called: BTreeSet<_> = self.pieces()[0].iter().map(|id| self.fakes.series(*id)).collect();
                     assert_eq!(called.len(), 1);
                 }
@@ -186,7 +186,7 @@ impl Run {
             (false, true) => Role::Culprits,
             (false, false) => Role::Main,
         };
-        self.batch.set_aside(&self.fakes, |record, series| role(record.header.position.0, series));
+        self.batch.set_aside(&self.fakes, |record, series, _| role(record.header.position.0, series));
         let roles: Vec<u8> = roles(&self.batch).iter().map(|role| *role as u8).collect();
         assert!(roles.is_sorted_by(|one, next| one < next), "{roles:?}");
         if self.left.iter().any(|id| self.is_opaque(id)) {

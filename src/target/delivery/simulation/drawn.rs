@@ -28,6 +28,7 @@ fn some_records(random: &mut fastrand::Rng, records: usize, interval: Duration) 
                 sender: random.u8(1..=senders),
                 kind: if kinds == 0 && random.u8(0..3) == 0 { Kind::Write2 } else { Kind::Write1 },
                 is_opaque: has_opaque && random.u8(0..10) == 0,
+                age: seconds([0, 3600][random.usize(0..2)]),
                 at: interval * number,
             }
         })

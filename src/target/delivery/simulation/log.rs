@@ -46,16 +46,30 @@ pub(super) struct Fake {
     pub is_opaque: bool,
     /// When it can be read.
     pub at: Duration,
+    /// How old its samples are then.
+    pub age: Duration,
 }
 
 impl Fake {
     pub fn of(series: impl IntoIterator<Item = u64>) -> Fake {
         let entries = series.into_iter().map(|series| Entry { series, floats: 1, histograms: 0 }).collect();
-        Fake { entries, tenant: 0, sender: 1, kind: Kind::Write1, is_opaque: false, at: Duration::ZERO }
+        Fake {
+            entries,
+            tenant: 0,
+            sender: 1,
+            kind: Kind::Write1,
+            is_opaque: false,
+            at: Duration::ZERO,
+            age: Duration::ZERO,
+        }
     }
 
     pub fn at(self, at: Duration) -> Fake {
         Fake { at, ..self }
+    }
+
+    pub fn aged(self, age: Duration) -> Fake {
+        Fake { age, ..self }
     }
 
     pub fn from(self, sender: u8) -> Fake {
@@ -85,6 +99,7 @@ impl FakeLog {
                 total += u64::from(samples) + u64::from(histograms);
                 let bytes = 40 + 60 * fake.entries.len() as u32;
                 let received_ms = EPOCH_MS + fake.at.as_millis() as i64;
+                let sample_ms = received_ms - fake.age.as_millis() as i64;
                 let forwarded = match fake.tenant {
                     0 => Vec::new(),
                     tenant => vec![("x-scope-orgid".to_owned(), vec![tenant])],
@@ -106,7 +121,7 @@ impl FakeLog {
                             series: fake.entries.len() as u32,
                             metadata: 0,
                         },
-                        times: TimeRange { min: received_ms, max: received_ms },
+                        times: TimeRange { min: sample_ms, max: sample_ms },
                         unacknowledged: 0,
                         decoded_len: 2 * bytes,
                     },

@@ -254,6 +254,7 @@ impl World {
     fn start_requests(&mut self) {
         loop {
             let wall_ms = EPOCH_MS + self.elapsed().as_millis() as i64;
+            self.delivery.newest_sample_is(wall_ms);
             let random = self.random.f64();
             let attempt = match self.delivery.next(self.now, Some(wall_ms), &self.log, random) {
                 Next::Start(attempt) => attempt,

@@ -27,7 +27,7 @@ fn a_backlog_that_is_rightly_too_old_is_refused_and_what_is_young_arrives() {
     every_seed_with(12, &mut (), |seed, ()| {
         let mut random = fastrand::Rng::with_seed(seed);
         let (old, young) = (random.u64(1..400), random.u64(1..100));
-        let log = (0..old + young).map(|n| Fake::of(n % 7..n % 7 + 10)).collect();
+        let log = (0..old + young).map(|n| Fake::of(n % 7..n % 7 + 10).aged(seconds(7200))).collect();
         let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
         setup.manners.old_before = (old + 1, 0);
         if random.bool() {
@@ -59,9 +59,9 @@ fn of_a_record_that_is_too_old_in_part_the_young_part_arrives() {
     every_seed(60, |seed| {
         let mut random = fastrand::Rng::with_seed(seed);
         let (records, entries) = (random.u64(2..120), random.u64(2..200));
-        // Scrapes of all series, some to a record.
+        // Scrapes of all series, some to a record, hours old.
         let series = random.u64(entries.div_ceil(32)..=entries);
-        let log = (0..records).map(|_| Fake::of((0..entries).map(|n| n % series))).collect();
+        let log = (0..records).map(|_| Fake::of((0..entries).map(|n| n % series)).aged(seconds(7200))).collect();
         let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
         setup.rules.max_samples_per_send = random.u64(1..10 * entries);
         // (After a minute, here soon, records go one by one: that is no reason either.)
