@@ -6,9 +6,15 @@
 //! format-<number>[-clean]/README.md        for people
 //! ```
 //!
+//! Directories of today are made in each run and compared with the kept ones. Log id, salts, times and checksums differ each time; equal must be
+//! - what was sent, but for the bytes of its compression, and what was settled: `expected.json`;
+//! - which files there are, how long they are, and with what magic and version they begin;
+//! - what comes out.
+//!
 //! A new format gets directories of its own: raise [`FORMAT`] and run
-//! `cargo test --test museum -- --ignored a_golden_directory_is_made`. It writes only what is not there yet.
+//! `PROMRELAY_MUSEUM_KEEP=1 cargo test --test museum a_golden_directory_is_made`. It keeps what is not there yet, and changes nothing.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,6 +36,8 @@ const FORMAT: u32 = 1;
 const SOON: Duration = Duration::from_secs(60);
 const HEADER: &str = "x-scope-orgid";
 const AWAY: &str = "http://127.0.0.1:9/";
+/// Of each file: 8 bytes of magic, 4 of version.
+const MAGIC_AND_VERSION: usize = 12;
 /// A run, which makes a segment.
 const RUN: u64 = 6;
 const NEW: u64 = 1000;
@@ -85,13 +93,31 @@ async fn ledger_of(relay: &Relay, target: &str) -> Ledger {
     ledger::of_status(&relay.status().await)[target].clone()
 }
 
-/// Makes a directory of `runs` segments. The first run's requests one target gets.
-async fn make(name: &str, runs: u64, stops: bool) {
-    let to = museum().join(name);
-    if to.exists() {
-        println!("{} is there already and stays as it is", to.display());
-        return;
+/// A directory that was just made.
+struct Made {
+    image: Image,
+    expected: Value,
+    readme: String,
+}
+
+impl Made {
+    fn write(&self, to: &Path) {
+        fs::create_dir_all(to.join("data")).unwrap();
+        self.image.write(&to.join("data"));
+        fs::write(to.join("expected.json"), format!("{:#}\n", self.expected)).unwrap();
+        fs::write(to.join("README.md"), &self.readme).unwrap();
     }
+
+    /// Keeps it, all of it at once: others may look into the museum meanwhile.
+    fn keep(&self, to: &Path) {
+        let making = museum().join(format!(".{}.tmp", to.file_name().unwrap().to_str().unwrap()));
+        self.write(&making);
+        fs::rename(making, to).unwrap();
+    }
+}
+
+/// Makes a directory of `runs` segments. The first run's requests one target gets.
+async fn make(name: &str, runs: u64, stops: bool) -> Made {
     let mut random = fastrand::Rng::with_seed(3);
     let mut relay = config().prepare();
     let sink = Sink::start().await;
@@ -128,10 +154,7 @@ async fn make(name: &str, runs: u64, stops: bool) {
             "behind": { "settled": 0, "delivered": 0 },
         },
     });
-    fs::create_dir_all(to.join("data")).unwrap();
-    image.write(&to.join("data"));
-    fs::write(to.join("expected.json"), format!("{expected:#}\n")).unwrap();
-    fs::write(to.join("README.md"), readme(name, runs, stops)).unwrap();
+    Made { image, expected, readme: readme(name, runs, stops) }
 }
 
 /// Samples of a request.
@@ -160,11 +183,45 @@ fn readme(name: &str, runs: u64, stops: bool) -> String {
     )
 }
 
+/// What is the same of all directories of a format: the file's length, its magic and its version.
+fn shape(image: &Image) -> BTreeMap<&str, (usize, &[u8])> {
+    let start = |name| &image.bytes(name)[..image.bytes(name).len().min(MAGIC_AND_VERSION)];
+    image.names().map(|name| (name, (image.bytes(name).len(), start(name)))).collect()
+}
+
+/// The same request may be compressed otherwise by a later library.
+fn without_bytes(mut expected: Value) -> Value {
+    for record in expected["records"].as_array_mut().unwrap() {
+        let record = record.as_object_mut().unwrap();
+        record.remove("body_bytes").unwrap();
+        record.remove("body_crc32c").unwrap();
+    }
+    expected
+}
+
+async fn is_made_as_it_was(name: &str, runs: u64, stops: bool) {
+    let made = make(name, runs, stops).await;
+    let kept = museum().join(name);
+    if !kept.exists() {
+        assert!(std::env::var_os("PROMRELAY_MUSEUM_KEEP").is_some(), "no {name} is kept: see golden.rs");
+        made.keep(&kept);
+    }
+    assert_eq!(shape(&made.image), shape(&Image::read(&kept.join("data"))), "{name}");
+    assert_eq!(without_bytes(made.expected.clone()), without_bytes(expected_in(&kept)), "{name}");
+    let elsewhere = tempfile::tempdir().unwrap();
+    let elsewhere = elsewhere.path().join(name);
+    made.write(&elsewhere);
+    comes_out(&elsewhere, 0).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "makes what is kept"]
-async fn a_golden_directory_is_made() {
-    make(&format!("format-{FORMAT}"), 4, false).await;
-    make(&format!("format-{FORMAT}-clean"), 2, true).await;
+async fn a_golden_directory_is_made_as_the_kept_ones_were() {
+    is_made_as_it_was(&format!("format-{FORMAT}"), 4, false).await;
+    is_made_as_it_was(&format!("format-{FORMAT}-clean"), 2, true).await;
+}
+
+fn expected_in(dir: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(dir.join("expected.json")).unwrap()).unwrap()
 }
 
 /// The requests that a target of today got, new ones left out.
@@ -184,7 +241,7 @@ fn arrived(sink: &Sink) -> Vec<Value> {
 
 async fn comes_out(dir: &Path, crashes: u32) {
     let what = format!("{}, {crashes} crashes", dir.display());
-    let expected: Value = serde_json::from_str(&fs::read_to_string(dir.join("expected.json")).unwrap()).unwrap();
+    let expected = expected_in(dir);
     let image = Image::read(&dir.join("data"));
     let segments = expected["segments"].as_u64().unwrap();
     let newest = image.segment(segments);
