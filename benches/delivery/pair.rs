@@ -134,6 +134,7 @@ pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
     let mut table = Table::new(&[
         "",
         "requests",
+        "x stored",
         "x clean",
         "empty ones",
         "sent / samples",
@@ -153,6 +154,7 @@ pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
         table.row(vec![
             kind.name().to_owned(),
             spread(&|one| one.seen.requests() as f64, 0),
+            spread(&|one| one.seen.requests() as f64 / (2 * REQUESTS * SCRAPES) as f64, 2),
             spread(&|one| one.seen.requests() as f64 / clean, 1),
             spread(&|one| one.seen.questions() as f64, 0),
             spread(&|one| one.seen.sent() as f64 / kind.all() as f64, 1),

@@ -1,8 +1,9 @@
 //! Series that a target refuses again and again, and what it was given up for as poison: remembered so that they do not split every batch
 //! for ever. Pure.
 //!
-//! A series counts as a *steady culprit* of a sender when it was refused alone in two batches in a row: an HA pair with equal labels is
-//! refused from one of the two senders only, a duplicate series from whoever sends it second, or where it stands again in the same request. What is taken once is forgotten.
+//! A series of a sender is a *suspect* when it was refused alone in two batches in a row, and a *culprit* after eight: an HA pair with equal labels is
+//! refused from one of the two senders only, a duplicate series from whoever sends it second, or where it stands again in the same request. What is taken once is no suspect any more,
+//! but for ten minutes the first to be looked at when something is refused: of a pair now the one comes first and now the other.
 //!
 //! Bounded: [`CULPRITS_MAX`] series and as many of poison; when there are more, the oldest are forgotten and cost splits again.
 
@@ -16,8 +17,12 @@ use super::batch::Role;
 pub const CULPRITS_MAX: usize = 16 << 10;
 /// What was not refused for so long is no culprit any more.
 const REMEMBERED: Duration = Duration::from_secs(3600);
-/// Batches in a row.
+/// Batches in a row in which it was refused alone.
 const STEADY: u32 = 2;
+/// The same, after which it is not looked at one by one any more.
+const CERTAIN: u32 = 8;
+/// The same of what was taken since.
+const SUSPECTED: Duration = Duration::from_secs(600);
 
 /// A series of a sender. A number that is equal for equal ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,15 +51,21 @@ impl Suspect {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Refused {
+struct Known {
+    /// Batches in a row in which it was refused alone; none, if it was taken since.
     times: u32,
+    /// The same, of batches of which something was refused.
+    times_in_refused: u32,
+    /// When it was last refused.
     last: Instant,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Culprits {
-    refused: HashMap<Suspect, Refused>,
+    known: HashMap<Suspect, Known>,
+    /// Of these, such as were not taken since.
+    refused: usize,
     /// Since when; and whether it was given up, or has only failed alone so far.
     poison: HashMap<Suspect, (Instant, bool)>,
     /// Header sets.
@@ -62,10 +73,10 @@ pub struct Culprits {
 }
 
 impl Culprits {
-    /// Nothing is remembered, so nobody needs to look at series for it.
+    /// Nobody needs to look at series: of all that was refused something was taken since.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.refused.is_empty() && self.poison.is_empty()
+        self.refused == 0 && self.poison.is_empty()
     }
 
     /// How a series of a sender is to be sent; `is_repeat` where it comes again in a request.
@@ -74,32 +85,70 @@ impl Culprits {
         if self.poison.contains_key(&suspect) {
             return Role::Poison;
         }
-        match self.refused.get(&suspect.again(is_repeat)) {
-            Some(refused) if refused.times >= STEADY => Role::Culprits,
+        match self.known.get(&suspect.again(is_repeat)) {
+            Some(known) if known.times >= CERTAIN => Role::Culprits,
+            Some(known) if known.times >= STEADY => Role::Suspects,
             _ => Role::Main,
         }
     }
 
-    /// Whether something of a series was refused lately.
+    /// The same, of what was refused just now: who was refused of late is suspected first.
+    #[must_use]
+    pub fn role_in_refused(&self, suspect: Suspect, is_repeat: bool) -> Role {
+        let in_refused = match self.known.get(&suspect.again(is_repeat)) {
+            Some(known) if known.times_in_refused >= CERTAIN => Role::Culprits,
+            Some(_) => Role::Suspects,
+            None => Role::Main,
+        };
+        self.role(suspect, is_repeat).max(in_refused)
+    }
+
+    /// Whether somebody would be suspected.
+    #[must_use]
+    pub fn has_suspects(&self) -> bool {
+        !self.known.is_empty()
+    }
+
+    /// Whether something of a series was refused, and nothing taken since.
     #[must_use]
     pub fn knows(&self, suspect: Suspect) -> bool {
-        self.refused.contains_key(&suspect) || self.poison.contains_key(&suspect)
+        self.known.get(&suspect).is_some_and(|known| known.times > 0) || self.poison.contains_key(&suspect)
     }
 
     /// A series was refused in a request of its own.
     pub fn refused(&mut self, suspect: Suspect, now: Instant) {
-        if self.refused.len() >= CULPRITS_MAX && !self.refused.contains_key(&suspect) {
-            forget_oldest(&mut self.refused, |refused| refused.last, now);
+        if self.known.len() >= CULPRITS_MAX && !self.known.contains_key(&suspect) {
+            forget_oldest(&mut self.known, |known| known.last, now);
+            self.count();
         }
-        let refused = self.refused.entry(suspect).or_insert(Refused { times: 0, last: now });
-        refused.times = refused.times.saturating_add(1);
-        refused.last = now;
+        let known = self.known.entry(suspect).or_insert(Known { times: 0, times_in_refused: 0, last: now });
+        self.refused += usize::from(known.times == 0);
+        known.times = known.times.saturating_add(1);
+        known.times_in_refused = known.times_in_refused.saturating_add(1);
+        known.last = now;
     }
 
-    /// A series was taken, and nothing of it refused in the same batch.
-    pub fn accepted(&mut self, suspect: Suspect) {
-        self.refused.remove(&suspect);
+    /// A series was refused together with others.
+    pub fn refused_again(&mut self, suspect: Suspect, now: Instant) {
+        if let Some(known) = self.known.get_mut(&suspect) {
+            known.last = now;
+        }
+    }
+
+    /// A series was taken, and nothing of it refused in the same batch; of others perhaps.
+    pub fn accepted(&mut self, suspect: Suspect, is_of_refused: bool) {
+        if let Some(known) = self.known.get_mut(&suspect) {
+            self.refused -= usize::from(known.times > 0);
+            known.times = 0;
+            if is_of_refused {
+                known.times_in_refused = 0;
+            }
+        }
         self.poison.remove(&suspect);
+    }
+
+    fn count(&mut self) {
+        self.refused = self.known.values().filter(|known| known.times > 0).count();
     }
 
     /// A series failed alone.
@@ -147,7 +196,11 @@ impl Culprits {
 
     /// Forgets what was long ago.
     pub fn forget(&mut self, now: Instant) {
-        self.refused.retain(|_, refused| now.saturating_duration_since(refused.last) < REMEMBERED);
+        self.known.retain(|_, known| {
+            let remembered = if known.times > 0 { REMEMBERED } else { SUSPECTED };
+            now.saturating_duration_since(known.last) < remembered
+        });
+        self.count();
     }
 }
 
@@ -176,19 +229,45 @@ mod tests {
     const B: Option<IpAddr> = Some(IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2)));
 
     #[test]
-    fn a_series_is_a_steady_culprit_when_it_was_refused_in_two_batches_in_a_row() {
+    fn a_series_is_suspect_when_it_was_refused_in_two_batches_in_a_row_and_a_culprit_after_eight() {
         let (mut culprits, now) = (Culprits::default(), Instant::now());
         let suspect = Suspect::new(7, A);
         culprits.refused(suspect, now);
         assert_eq!(culprits.role(suspect, false), Role::Main);
-        culprits.accepted(suspect);
+        culprits.accepted(suspect, false);
         culprits.refused(suspect, now);
         assert_eq!(culprits.role(suspect, false), Role::Main, "in a row");
+        for _ in 2..CERTAIN {
+            culprits.refused(suspect, now);
+            assert_eq!(culprits.role(suspect, false), Role::Suspects);
+        }
+        culprits.refused_again(suspect, now);
+        assert_eq!(culprits.role(suspect, false), Role::Suspects, "that says nothing of it alone");
         culprits.refused(suspect, now);
         assert_eq!(culprits.role(suspect, false), Role::Culprits);
         assert_eq!(culprits.role(Suspect::new(8, A), false), Role::Main);
-        culprits.accepted(suspect);
+        culprits.accepted(suspect, false);
         assert!(culprits.is_empty());
+    }
+
+    #[test]
+    fn who_was_refused_of_late_is_the_first_to_be_suspected() {
+        let (mut culprits, now) = (Culprits::default(), Instant::now());
+        let suspect = Suspect::new(7, A);
+        assert!(!culprits.has_suspects());
+        for time in 1..=CERTAIN {
+            culprits.refused(suspect, now);
+            culprits.accepted(suspect, false);
+            assert_eq!(culprits.role(suspect, false), Role::Main);
+            let expected = if time < CERTAIN { Role::Suspects } else { Role::Culprits };
+            assert_eq!(culprits.role_in_refused(suspect, false), expected);
+        }
+        assert_eq!(culprits.role_in_refused(Suspect::new(8, A), false), Role::Main);
+        culprits.accepted(suspect, true);
+        assert_eq!(culprits.role_in_refused(suspect, false), Role::Suspects, "others were refused, it was not");
+        assert!(culprits.is_empty(), "nothing that is sent needs to be looked at");
+        culprits.forget(now + 2 * SUSPECTED);
+        assert!(!culprits.has_suspects());
     }
 
     #[test]
@@ -196,10 +275,10 @@ mod tests {
         let (mut culprits, now) = (Culprits::default(), Instant::now());
         for _ in 0..2 {
             culprits.refused(Suspect::new(7, B), now);
-            culprits.accepted(Suspect::new(7, A));
+            culprits.accepted(Suspect::new(7, A), false);
         }
         assert_eq!(culprits.role(Suspect::new(7, A), false), Role::Main);
-        assert_eq!(culprits.role(Suspect::new(7, B), false), Role::Culprits);
+        assert_eq!(culprits.role(Suspect::new(7, B), false), Role::Suspects);
     }
 
     #[test]
@@ -208,10 +287,10 @@ mod tests {
         let suspect = Suspect::new(7, A);
         for _ in 0..2 {
             culprits.refused(suspect.again(true), now);
-            culprits.accepted(suspect.again(false));
+            culprits.accepted(suspect.again(false), false);
         }
         assert_eq!(culprits.role(suspect, false), Role::Main);
-        assert_eq!(culprits.role(suspect, true), Role::Culprits);
+        assert_eq!(culprits.role(suspect, true), Role::Suspects);
     }
 
     #[test]
@@ -221,9 +300,9 @@ mod tests {
             culprits.refused(Suspect::new(series, A), now + Duration::from_millis(series));
             culprits.poisoned(Suspect::new(series, A), now + Duration::from_millis(series));
         }
-        assert!(culprits.refused.len() <= CULPRITS_MAX && culprits.poison.len() <= CULPRITS_MAX);
-        assert!(culprits.refused.contains_key(&Suspect::new(99_999, A)), "the newest are kept");
+        assert!(culprits.known.len() <= CULPRITS_MAX && culprits.poison.len() <= CULPRITS_MAX);
+        assert!(culprits.known.contains_key(&Suspect::new(99_999, A)), "the newest are kept");
         culprits.forget(now + Duration::from_secs(2 * 3600));
-        assert!(culprits.refused.is_empty());
+        assert!(culprits.known.is_empty());
     }
 }

@@ -37,6 +37,7 @@ mod request;
 mod examples;
 mod old_backlogs;
 mod outages;
+mod pair;
 mod refusals;
 mod same_samples;
 mod savepoints;

@@ -1,6 +1,7 @@
 //! Server processes: started with a log file, waited for, stopped, started again, and never left behind.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -119,18 +120,22 @@ pub fn free_port() -> u16 {
 /// The HTTP client of all tests.
 pub fn http() -> &'static reqwest::Client {
     static CLIENT: OnceLock<reqwest::Client> = OnceLock::new();
-    CLIENT.get_or_init(|| {
-        // reqwest refuses to be built without one, although nothing here speaks TLS. An error means that there is one already.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .timeout(Duration::from_secs(30))
-            // Each test has a runtime of its own; a connection must not outlive the one in which it was made.
-            .pool_max_idle_per_host(0)
-            .build()
-            .expect("a client without TLS can be built")
-    })
+    CLIENT.get_or_init(|| http_from(None))
+}
+
+/// One whose connections come from this address of this machine.
+pub fn http_from(source: Option<IpAddr>) -> reqwest::Client {
+    // reqwest refuses to be built without one, although nothing here speaks TLS. An error means that there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none())
+        .timeout(Duration::from_secs(30))
+        .local_address(source)
+        // Each test has a runtime of its own; a connection must not outlive the one in which it was made.
+        .pool_max_idle_per_host(0)
+        .build()
+        .expect("a client without TLS can be built")
 }
 
 /// Repeats `attempt` until it succeeds; panics with `what` and the last reason after [`PATIENCE`].

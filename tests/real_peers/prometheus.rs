@@ -140,8 +140,13 @@ impl Source {
         let mut process = prometheus("source", directory, &config, port, flags);
         process.answers(&format!("http://127.0.0.1:{port}/-/ready")).await;
         let source = Source { port, directory: directory.to_owned(), jobs, _process: process };
-        source.scrape(itself, &format!("127.0.0.1:{port}"));
+        source.scrape(itself, &source.address());
         source
+    }
+
+    /// Where it can be scraped.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     /// From now on scrapes `address` in one of its jobs.

@@ -1,5 +1,6 @@
 //! An HTTP proxy before a target, that can be told to answer in its place.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
@@ -10,7 +11,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpListener;
 
-use crate::process::http;
+use crate::process::http_from;
 
 /// Larger than any request a relay makes here.
 const BODY_BYTES_MAX: usize = 64 << 20;
@@ -27,6 +28,7 @@ pub struct Proxy {
 
 struct Shared {
     target_port: u16,
+    client: reqwest::Client,
     /// The status to answer with; 0 to pass requests on.
     answer: AtomicU16,
     answered: AtomicU64,
@@ -36,10 +38,16 @@ struct Shared {
 impl Proxy {
     /// Passes requests on to 127.0.0.1:`target_port`.
     pub async fn start(target_port: u16) -> Proxy {
+        Proxy::start_from(None, target_port).await
+    }
+
+    /// The same, from this address of this machine.
+    pub async fn start_from(source: Option<IpAddr>, target_port: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("127.0.0.1 has a free port");
         let port = listener.local_addr().expect("a listener has an address").port();
         let state = Arc::new(Shared {
             target_port,
+            client: http_from(source),
             answer: AtomicU16::new(0),
             answered: AtomicU64::new(0),
             followed: AtomicU64::new(0),
@@ -88,10 +96,10 @@ async fn handle(State(state): State<Arc<Shared>>, request: Request) -> Response 
         }
         return answer;
     }
-    pass_on(state.target_port, request).await.unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
+    pass_on(&state, request).await.unwrap_or_else(|_| StatusCode::BAD_GATEWAY.into_response())
 }
 
-async fn pass_on(target_port: u16, request: Request) -> Result<Response, reqwest::Error> {
+async fn pass_on(state: &Shared, request: Request) -> Result<Response, reqwest::Error> {
     let (mut head, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, BODY_BYTES_MAX).await else {
         return Ok(StatusCode::BAD_REQUEST.into_response());
@@ -100,8 +108,8 @@ async fn pass_on(target_port: u16, request: Request) -> Result<Response, reqwest
         head.headers.remove(of_this_connection);
     }
     let method = if head.method == Method::POST { Method::POST } else { Method::GET };
-    let url = format!("http://127.0.0.1:{target_port}{}", head.uri);
-    let answer = http().request(method, url).headers(head.headers).body(body).send().await?;
+    let url = format!("http://127.0.0.1:{}{}", state.target_port, head.uri);
+    let answer = state.client.request(method, url).headers(head.headers).body(body).send().await?;
 
     let mut passed = Response::new(Body::empty());
     *passed.status_mut() = answer.status();

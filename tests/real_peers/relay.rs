@@ -64,6 +64,10 @@ impl Relay {
         self.ready().await;
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     async fn ready(&mut self) {
         self.process.answers(&format!("http://127.0.0.1:{}/-/ready", self.port)).await;
     }

@@ -13,7 +13,7 @@ const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;
 pub type Labels = BTreeMap<String, String>;
 
 /// All that a server holds: for each series its samples, in the order of their timestamps.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Holdings(BTreeMap<Labels, Vec<(i64, Value)>>);
 
 /// A sample's value.
@@ -116,7 +116,12 @@ impl Holdings {
 
     /// What it holds of the series whose name is `name`.
     pub fn only(self, name: &str) -> Holdings {
-        Holdings(self.0.into_iter().filter(|(labels, _)| labels.get("__name__").is_some_and(|it| it == name)).collect())
+        self.with("__name__", name)
+    }
+
+    /// What it holds of the series that have this label.
+    pub fn with(self, label: &str, value: &str) -> Holdings {
+        Holdings(self.0.into_iter().filter(|(labels, _)| labels.get(label).is_some_and(|it| it == value)).collect())
     }
 
     /// The timestamps of all samples, series by series.

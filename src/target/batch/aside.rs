@@ -16,26 +16,25 @@ use super::part::{Chosen, Contents, EntryFacts, Part};
 use super::piece::{Piece, Role, Witness};
 use crate::wal::Record;
 
-/// So many are few.
-const CHEAP: usize = 8;
+/// So many are few: what is innocent of them is looked for whatever the budget is.
+const FEW: usize = 64;
 /// A series of so many entries is heard one by one, whatever the budget is. (More come in a request only from who sends few series in large requests.)
 const WITNESS: usize = 32;
 
 impl Batch {
-    /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only before the first
-    /// attempt. `role` is asked with the record, an entry's series, and whether that came before in the record.
+    /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only while the batch is
+    /// whole. `role` is asked with the record, an entry's series, and whether that came before in the record.
     pub fn set_aside(&mut self, contents: &dyn Contents, role: impl Fn(&Record, u64, bool) -> Role) {
-        assert!(self.pieces.len() == 1 && self.pieces[0].is_of_whole_records(), "nothing was sent yet");
+        assert!(self.pieces.len() == 1 && self.pieces[0].is_of_whole_records(), "it is whole");
         let mut entries = Vec::new();
         for record in 0..self.records.len() {
             // Where one record cannot be read nothing is set aside.
             let Some(of_record) = self.entries(record, contents) else { return };
             entries.push(of_record);
         }
-        // What comes behind the first of a series that is set aside is set aside too, or it would overtake it. Poison is the last of all.
+        // What comes behind the first of a series that is set aside is set aside too, or it would overtake it: it may well be innocent.
         let mut aside: HashMap<u64, Role> = HashMap::new();
-        let mut has_innocent = false;
-        let roles: Vec<Vec<Role>> = entries
+        let roles: Vec<Vec<(Role, bool)>> = entries
             .iter()
             .enumerate()
             .map(|(record, entries)| {
@@ -43,19 +42,11 @@ impl Batch {
                 let mut seen = HashSet::new();
                 let mut role_of = |entry: &EntryFacts| {
                     let own = role(&record, entry.series, !seen.insert(entry.series));
-                    match (own, aside.get(&entry.series).copied()) {
-                        (Role::Main, None) => Role::Main,
-                        (own, before) => {
-                            has_innocent |= own == Role::Main;
-                            let role = if own == Role::Poison || before == Some(Role::Poison) {
-                                Role::Poison
-                            } else {
-                                Role::Culprits
-                            };
-                            aside.insert(entry.series, role);
-                            role
-                        }
+                    let role = own.max(aside.get(&entry.series).copied().unwrap_or(Role::Main));
+                    if role > Role::Main {
+                        aside.insert(entry.series, role);
                     }
+                    (role, role > own)
                 };
                 entries.iter().map(&mut role_of).collect()
             })
@@ -68,12 +59,13 @@ impl Batch {
         for owed in &mut self.records {
             owed.parts = 0;
         }
-        for wanted in [Role::Main, Role::Culprits, Role::Poison] {
+        for wanted in [Role::Main, Role::Suspects, Role::Culprits, Role::Poison] {
             let mut parts = Vec::new();
-            let mut entries = 0;
+            let (mut entries, mut has_innocent) = (0, false);
             for (record, roles) in roles.iter().enumerate() {
-                let numbers: Vec<u32> =
-                    (0u32..).zip(roles).filter(|(_, role)| **role == wanted).map(|(number, _)| number).collect();
+                let of_wanted = (0u32..).zip(roles).filter(|(_, (role, _))| *role == wanted);
+                has_innocent |= of_wanted.clone().any(|(_, (_, is_innocent))| *is_innocent);
+                let numbers: Vec<u32> = of_wanted.map(|(number, _)| number).collect();
                 let is_all = numbers.len() == roles.len();
                 entries += numbers.len();
                 // A record without any entry (metadata only) is the main piece's.
@@ -90,9 +82,17 @@ impl Batch {
                 self.records[record].parts += 1;
             }
             if !parts.is_empty() {
-                let is_cheap = wanted == Role::Culprits && (entries <= CHEAP || has_innocent);
+                let may_be_innocent = wanted == Role::Suspects || wanted == Role::Culprits && has_innocent;
+                let is_cheap = may_be_innocent && entries <= FEW;
                 self.pieces.push_back(Piece { is_possibly_delivered, is_cheap, ..Piece::new(parts, wanted) });
             }
+        }
+    }
+
+    /// A batch was refused, and set aside since: when the target takes its first piece, the culprit is in the next one.
+    pub fn is_known_to_be_bad(&mut self) {
+        if let (2, Some(next)) = (self.pieces.len(), self.pieces.get_mut(1)) {
+            next.is_bad_if_left_was_taken = true;
         }
     }
 

@@ -4,12 +4,14 @@ use std::time::Instant;
 
 use super::part::{Chosen, Part};
 
-/// Why a piece is a request of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why a piece is a request of its own; in the order in which they are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
     /// It is the batch, or what it was cut into.
     Main,
-    /// Series that were refused of late: they must not split every batch for ever.
+    /// Series that were refused of late: they must not split every batch for ever. Each is looked at.
+    Suspects,
+    /// Series that were refused so often that they are seldom looked at one by one.
     Culprits,
     /// Series or header sets that were given up as poison: one attempt.
     Poison,
@@ -42,8 +44,7 @@ pub struct Piece {
     pub is_known_bad: bool,
     /// That will be so, if what comes before it is taken whole.
     pub is_bad_if_left_was_taken: bool,
-    /// It is of the few entries of its batch that were set aside: what is innocent of them (the first of a duplicate, each time) is looked for
-    /// whatever the budget is.
+    /// It is of few entries, some of them innocent most likely: these are looked for whatever the budget is.
     pub is_cheap: bool,
     /// Attempts without an answer.
     pub unanswered: u32,

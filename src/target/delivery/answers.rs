@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::batch::{Contents, Role, Witness};
+use super::super::batch::{Contents, Piece, Role, Witness};
 use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
@@ -137,6 +137,8 @@ impl Delivery {
         {
             next.is_known_bad = true;
         }
+        self.give_up_certain(id, contents, now);
+        let active = self.batches.get_mut(&id).expect("it is there");
         if refused > 0 {
             active.refused.push(Refused { kind, parts, reason, said, samples: refused, is_partial: true });
         }
@@ -152,6 +154,7 @@ impl Delivery {
         }
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.refused_at.get_or_insert(now);
+        active.said = Some(said.clone());
         let has_settled = active.batch.has_settled;
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = 0;
@@ -171,6 +174,9 @@ impl Delivery {
         // What is refused together with many that are always refused is seldom worth the search.
         let is_hopeless = self.is_hopeless(id, now);
         let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(role) && !is_cheap;
+        if !is_hopeless && self.suspects_go_aside(id, contents) {
+            return;
+        }
         let is_divisible = self.batches.get_mut(&id).expect("it is there").batch.is_divisible(contents);
         if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
             self.halve(id, contents, !is_possibly_delivered);
@@ -186,11 +192,11 @@ impl Delivery {
             (false, false) => Reason::Status,
         };
         // Perhaps the target goes wrong just now. It is asked before a piece is believed, and again when, after something of the batch was taken,
-        // one piece after the other is refused; then the piece is sent again.
+        // one piece after the other is refused that is not suspect; then the piece is sent again.
         let active = self.batches.get_mut(&id).expect("it is there");
         let is_a_piece = active.batch.pieces() > 1 || has_settled;
         let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted > at);
-        let in_a_row = active.given_up_at.filter(|at| has_settled && !was_accepted_since(*at));
+        let in_a_row = active.given_up_at.filter(|at| has_settled && role == Role::Main && !was_accepted_since(*at));
         let piece = active.batch.front_mut().expect("it was in flight");
         let asked_since = piece.refused_at;
         // (Its witness was believed just now.)
@@ -204,6 +210,33 @@ impl Delivery {
         active.given_up_at = Some(now);
         active.is_unexpected |= !is_hopeless;
         self.give_up(id, reason, said, contents, now);
+    }
+
+    /// Of what is known to be bad, and is of series only that were refused each time that something of their batch was, nothing is sent: the whole was
+    /// refused with it, and taken without it. (Now and then each is looked at all the same, when the budget allows it.)
+    fn give_up_certain(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) {
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let is_certain = |piece: &Piece| piece.is_known_bad && piece.role == Role::Culprits && !piece.is_cheap;
+        let is_certain = active.batch.front().is_some_and(is_certain) && !self.budget.allows(Role::Culprits);
+        if let Some(said) = active.said.clone().filter(|_| is_certain) {
+            self.give_up(id, Reason::Status, said, contents, now);
+        }
+    }
+
+    /// Of a whole batch, which was refused: whoever was refused of late is suspected first. Whether somebody was.
+    fn suspects_go_aside(&mut self, id: BatchId, contents: &dyn Contents) -> bool {
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let is_whole =
+            active.batch.is_untouched() && active.batch.front().is_some_and(|piece| piece.role == Role::Main);
+        if !is_whole || active.batch.was_possibly_delivered || !self.culprits.has_suspects() {
+            return false;
+        }
+        let culprits = &self.culprits;
+        active.batch.set_aside(contents, |record, series, is_repeat| {
+            culprits.role_in_refused(Suspect::new(series, record.meta.sender), is_repeat)
+        });
+        active.batch.is_known_to_be_bad();
+        active.batch.pieces() > 1
     }
 
     /// Of the front piece, which was refused and is not to be taken apart: whether a series of it goes before it is given up. Always of a backlog, through
@@ -302,12 +335,18 @@ impl Delivery {
             active.refused.push(Refused { kind: active.kind, parts, reason, said, samples, is_partial: false });
         }
         // A culprit is what was refused alone, or with others that are known.
-        if (is_single && reason == Reason::Status) || role == Role::Culprits {
+        let is_alone = is_single && reason == Reason::Status;
+        if is_alone || role == Role::Culprits {
             for (record, series, is_repeat) in active.batch.front_series(contents) {
                 let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
-                if !active.culprits.contains(&suspect) {
-                    active.culprits.push(suspect);
+                if active.culprits.contains(&suspect) {
+                    continue;
+                }
+                active.culprits.push(suspect);
+                if is_alone {
                     self.culprits.refused(suspect, now);
+                } else {
+                    self.culprits.refused_again(suspect, now);
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::super::pace::May;
 use super::super::queue::Limits;
 use super::super::window::BatchId;
 use super::senders::Senders;
-use super::{Active, Attempt, AttemptId, Delivery, Flight, Lane, Next, What, keyed, parts_of, untold};
+use super::{Active, Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What, keyed, parts_of, untold};
 use crate::savepoint::{Cuts, Outcomes};
 use crate::wal::Record;
 
@@ -36,7 +36,7 @@ pub(super) fn roles(culprits: &Culprits, senders: &Senders, lane: Lane) -> impl 
     move |record, series, is_repeat| {
         let sender = record.meta.sender;
         match culprits.role(Suspect::new(series, sender), is_repeat) {
-            Role::Culprits if senders.is_hopeless((lane, sender)) => Role::Main,
+            Role::Suspects | Role::Culprits if senders.is_hopeless((lane, sender)) => Role::Main,
             role => role,
         }
     }
@@ -59,8 +59,11 @@ impl Delivery {
         if self.is_paused {
             return Next::Wait(None);
         }
-        self.culprits.forget(now);
-        self.senders.forget(now);
+        if now >= self.forgets_at {
+            self.forgets_at = now + FORGET_INTERVAL;
+            self.culprits.forget(now);
+            self.senders.forget(now);
+        }
         let is_in_doubt = self.batches.values().any(|active| active.is_in_doubt);
         let asks = self.flights.values().any(|flight| matches!(flight.what, What::Empty { .. }));
         if (is_in_doubt || self.suspicion.is_curious()) && !asks {

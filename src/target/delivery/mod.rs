@@ -64,6 +64,9 @@ use crate::wal::{Mark, Position, Record};
 /// Refusals in a row after which what may have been delivered is taken for delivered.
 pub const RESENT_TRIES: u32 = 16;
 
+/// How often what was long ago is forgotten.
+const FORGET_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How a target is delivered to; checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rules {
@@ -230,6 +233,8 @@ struct Active {
     given_up_at: Option<Instant>,
     /// Something of it was given up whose sender is not hopeless.
     is_unexpected: bool,
+    /// What the target last said when it refused something of it.
+    said: Option<Said>,
     /// Culprits found in it.
     culprits: Vec<Suspect>,
     /// What was refused before, and something of it was taken in this batch.
@@ -278,6 +283,8 @@ pub struct Delivery {
     suspicion: Suspicion,
     culprits: Culprits,
     senders: Senders,
+    /// When what was long ago is forgotten next.
+    forgets_at: Instant,
     /// The newest sample that came in, ms since 1970, read or not.
     newest_sample_ms: i64,
     budget: Budget,
@@ -331,6 +338,7 @@ impl Delivery {
             suspicion: Suspicion::new(rules.suspect_after, rules.hold, learned.has_delivered, learned.takes_empty),
             culprits: Culprits::default(),
             senders: Senders::default(),
+            forgets_at: now + FORGET_INTERVAL,
             newest_sample_ms: 0,
             budget: Budget::full(),
             trouble: None,
@@ -593,7 +601,7 @@ impl Delivery {
         self.refused.append(&mut active.refused);
         // (Of a duplicate the first is taken, each time, and the second refused.)
         for suspect in active.taken.iter().filter(|suspect| !active.culprits.contains(suspect)) {
-            self.culprits.accepted(*suspect);
+            self.culprits.accepted(*suspect, !active.culprits.is_empty());
         }
         self.remove(id);
     }
@@ -645,6 +653,7 @@ impl Active {
             is_in_doubt: false,
             given_up_at: None,
             is_unexpected: false,
+            said: None,
             culprits: Vec::new(),
             taken: BTreeSet::new(),
         }
