@@ -97,6 +97,12 @@ impl Outcomes {
         delivered + self.all_refused() + filtered + expired + dropped + lost
     }
 
+    /// Refused for a reason.
+    #[must_use]
+    pub fn refused_for(&self, reason: Reason) -> u64 {
+        self.refused[reason as usize]
+    }
+
     /// Refused, for whatever reason.
     #[must_use]
     pub fn all_refused(&self) -> u64 {

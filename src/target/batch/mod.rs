@@ -68,7 +68,9 @@ pub struct Batch {
     pieces: VecDeque<Piece>,
     /// Something of it is final: accepted, or given up as poison. From then on it is not sent again as a whole.
     pub has_settled: bool,
-    /// Pieces of it that were possibly delivered, and refused since something of it was accepted.
+    /// Pieces of it that were refused since something of it was accepted.
+    pub refusals_in_a_row: u32,
+    /// The same, of pieces that were possibly delivered.
     pub resent_in_a_row: u32,
     /// Extra requests that it has cost.
     pub splits: u32,
@@ -92,6 +94,7 @@ impl Batch {
             records: records.into_iter().map(owed).collect(),
             pieces: [piece].into(),
             has_settled: false,
+            refusals_in_a_row: 0,
             resent_in_a_row: 0,
             splits: 0,
             was_possibly_delivered: is_possibly_delivered,
@@ -317,6 +320,7 @@ impl Batch {
         }
         self.pieces = [Piece { is_possibly_delivered, ..Piece::new(parts, Role::Main) }].into();
         self.before_single_out = None;
+        self.refusals_in_a_row = 0;
         self.resent_in_a_row = 0;
     }
 

@@ -11,6 +11,8 @@ use super::senders::Sender;
 use super::{AttemptId, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
 use crate::savepoint::Reason;
 
+/// Refusals in a row of a batch, with nothing taken between, after which what is refused is not halved without a witness.
+const HOPELESS: u32 = 32;
 /// What is so much older than the newest sample is a backlog: the target may have a bound to its age, which goes through some request.
 const BACKLOG_MS: i64 = 600_000;
 /// Extra requests that one batch may cost below the records.
@@ -103,16 +105,10 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let piece = active.batch.front().expect("it was in flight");
         let parts = if refused > 0 { parts_of(&active.batch, &piece.parts) } else { Vec::new() };
-        let is_whole = refused == 0 && piece.is_of_whole_records();
         let (kind, headers) = (active.kind, active.headers);
         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
         if headers != 0 {
             self.culprits.accepted_headers(headers);
-        }
-        if flight.samples.all() > 0 {
-            for sender in self.front_senders(id) {
-                self.senders.accepted(sender, is_whole);
-            }
         }
         if !self.culprits.is_empty() {
             let active = self.batches.get_mut(&id).expect("it was in flight");
@@ -126,6 +122,7 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.not_before = None;
         active.batch.has_settled = true;
+        active.batch.refusals_in_a_row = 0;
         active.batch.resent_in_a_row = 0;
         active.refused_at = None;
         active.batch.book(refused, reason, contents);
@@ -149,12 +146,10 @@ impl Delivery {
 
     pub(super) fn refused(&mut self, id: BatchId, said: Said, contents: &dyn Contents, now: Instant) {
         self.suspicion.refused(now);
-        for sender in self.front_senders(id) {
-            self.senders.refused(sender, now);
-        }
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.refused_at.get_or_insert(now);
         active.said = Some(said.clone());
+        active.batch.refusals_in_a_row += 1;
         let has_settled = active.batch.has_settled;
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = 0;
@@ -239,11 +234,13 @@ impl Delivery {
         active.batch.pieces() > 1
     }
 
-    /// Of the front piece, which was refused and is not to be taken apart: whether a series of it goes before it is given up. Always of a backlog, through
-    /// which the target's bound may pass; of what is fresh sometimes, in case it is not as it seems.
+    /// Of the front piece, which was refused and is not to be halved: whether a series of it goes before it is given up. Always of a backlog, through
+    /// which the target's bound may pass; of what is fresh within the budget, which is small where all of a request was refused.
     fn calls_witness(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) -> bool {
         let is_of_backlog = self.is_of_backlog(id);
-        if !is_of_backlog && !self.budget.allows(Role::Culprits) {
+        let is_whole = self.batches[&id].batch.front().is_some_and(Piece::is_of_whole_records);
+        let purse = if is_whole { Role::Culprits } else { Role::Main };
+        if !is_of_backlog && !self.budget.allows(purse) {
             return false;
         }
         let active = self.batches.get_mut(&id).expect("it is there");
@@ -252,7 +249,7 @@ impl Delivery {
         }
         if active.batch.call_witness(contents, true) {
             if !is_of_backlog {
-                self.budget.pay(Role::Culprits);
+                self.budget.pay(purse);
             }
             return true;
         }
@@ -276,16 +273,19 @@ impl Delivery {
             || active.batch.is_divisible(contents) && is_worth_it && is_paid && active.batch.splits < SPLITS_MAX
     }
 
-    /// The target seems to take nothing of who sent what is next in a batch.
+    /// The target seems to take nothing of this part of a batch, or nothing at all of who sent it.
     pub(super) fn is_hopeless(&self, id: BatchId, now: Instant) -> bool {
-        let is_hopeless = self.front_senders(id).first().is_some_and(|sender| self.senders.is_hopeless(*sender));
-        is_hopeless || (!self.batches[&id].batch.has_settled && self.suspicion.goes_record_by_record(now))
+        let batch = &self.batches[&id].batch;
+        let is_sender_hopeless = || self.senders.is_hopeless(self.front_sender(id));
+        batch.refusals_in_a_row >= HOPELESS
+            || (!batch.has_settled && (is_sender_hopeless() || self.suspicion.goes_record_by_record(now)))
     }
 
-    /// The same, and the next one will be refused as well, most likely.
+    /// The target takes nothing of who sent what is next in a batch, and will not take this.
     pub(super) fn is_refused_now(&self, id: BatchId, now: Instant) -> bool {
-        let is_refused = self.front_senders(id).first().is_some_and(|sender| self.senders.is_refused_now(*sender));
-        is_refused || (!self.batches[&id].batch.has_settled && self.suspicion.goes_record_by_record(now))
+        let is_sender_refused = || self.senders.is_refused_now(self.front_sender(id));
+        let has_settled = self.batches[&id].batch.has_settled;
+        !has_settled && (is_sender_refused() || self.suspicion.goes_record_by_record(now))
     }
 
     /// Whether what a batch sends next is so old that it may be too old.
@@ -297,18 +297,11 @@ impl Delivery {
         })
     }
 
-    /// Who sent what a batch sends next, the first one first, each once.
-    pub(super) fn front_senders(&self, id: BatchId) -> Vec<Sender> {
+    /// Who sent what a batch sends next, or the first of that.
+    fn front_sender(&self, id: BatchId) -> Sender {
         let active = &self.batches[&id];
-        let parts = active.batch.front().map(|piece| &piece.parts[..]).unwrap_or_default();
-        let mut senders = Vec::new();
-        for part in parts {
-            let sender = (active.lane, active.batch.record(part.record).meta.sender);
-            if !senders.contains(&sender) {
-                senders.push(sender);
-            }
-        }
-        senders
+        let first = active.batch.front().map_or(0, |piece| piece.records().0);
+        (active.lane, active.batch.record(first).meta.sender)
     }
 
     /// Halves the front piece, which was refused. When `proves`, and the target takes the first half, the culprit is in the second.
@@ -588,9 +581,9 @@ impl Delivery {
     pub(super) fn finish(&mut self, id: BatchId, now: Instant) {
         let Some(active) = self.batches.get_mut(&id) else { return };
         if active.batch.has_settled {
-            self.completed.extend(active.batch.take_completed());
-            self.refused.append(&mut active.refused);
+            self.complete(id);
         }
+        let active = self.batches.get_mut(&id).expect("it is there");
         if !active.batch.is_done() {
             return;
         }

@@ -597,13 +597,34 @@ impl Delivery {
         if !active.batch.has_settled && !active.refused.is_empty() {
             self.suspicion.was_refused_whole();
         }
-        self.completed.extend(active.batch.take_completed());
-        self.refused.append(&mut active.refused);
         // (Of a duplicate the first is taken, each time, and the second refused.)
         for suspect in active.taken.iter().filter(|suspect| !active.culprits.contains(suspect)) {
             self.culprits.accepted(*suspect, !active.culprits.is_empty());
         }
+        self.complete(id);
         self.remove(id);
+    }
+
+    /// Tells what is known of a batch now.
+    fn complete(&mut self, id: BatchId) {
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let completed = active.batch.take_completed();
+        if active.given_up_at.is_some() || !self.senders.is_empty() {
+            let mut records = active.batch.records();
+            for done in &completed {
+                let record = records.find(|record| record.mark() == done.to).expect("they are in order");
+                let sender = (active.lane, record.meta.sender);
+                let refused = done.outcomes.refused_for(Reason::Status) + done.outcomes.refused_for(Reason::Unsplit);
+                match (done.outcomes.delivered, refused, active.given_up_at) {
+                    (0, 1.., Some(at)) => self.senders.all_refused(sender, at),
+                    (1.., 0, _) => self.senders.all_taken(sender),
+                    (1.., 1.., _) => self.senders.some_taken(sender),
+                    _ => {}
+                }
+            }
+        }
+        self.completed.extend(completed);
+        self.refused.append(&mut active.refused);
     }
 
     /// What was refused as a whole is believed.

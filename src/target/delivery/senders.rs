@@ -1,12 +1,12 @@
-//! Of which senders a target seems to take nothing: of the second one of a pair with equal labels, or of all while a backlog is older than it takes. Pure.
+//! Of which senders a target takes nothing: of the second one of a pair with equal labels, or of all while a backlog is older than it takes. Pure.
 //!
 //! ```text
-//!   a request, or a piece of one, is refused             +1, up to 64
-//!   a whole request is taken                             -1
-//!   something of a request that was taken apart is taken  0
+//!   of a request, its witnesses too, everything was refused   +1, up to 12
+//!   a whole request was taken                                 -1
+//!   some of a request was refused and some taken               0
 //! ```
-//! At 32 a sender is *hopeless*: what is refused of it is not taken apart any more. Its requests go one by one, and as soon as a *witness* (see `batch`)
-//! is taken, or some whole requests are, all is as before.
+//! At 4 a sender is *hopeless*: its requests go one by one and are not taken apart, unless a *witness* (see `batch`) is taken. As soon as one is, or
+//! some whole requests are, all is as before.
 //!
 //! Bounded: [`SENDERS_MAX`] senders; when there are more, the oldest are forgotten, and cost a search again.
 
@@ -18,8 +18,8 @@ use super::super::culprits::forget_oldest;
 use super::Lane;
 
 const SENDERS_MAX: usize = 1024;
-const HOPELESS: u32 = 32;
-const REFUSALS_MAX: u32 = 64;
+const HOPELESS: u32 = 4;
+const REFUSALS_MAX: u32 = 12;
 /// What was not refused for so long is another story.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -39,8 +39,8 @@ struct Refused {
 pub(super) struct Senders(HashMap<Sender, Refused>);
 
 impl Senders {
-    /// A request of a sender, or a piece of one, was refused.
-    pub(super) fn refused(&mut self, sender: Sender, now: Instant) {
+    /// Of a request of a sender everything was refused.
+    pub(super) fn all_refused(&mut self, sender: Sender, now: Instant) {
         if self.0.len() >= SENDERS_MAX && !self.0.contains_key(&sender) {
             forget_oldest(&mut self.0, |refused| refused.last, now);
         }
@@ -48,14 +48,24 @@ impl Senders {
         *refused = Refused { times: (refused.times + 1).min(REFUSALS_MAX), last: now, is_latest: true };
     }
 
-    /// A whole request of a sender was taken, or some of one.
-    pub(super) fn accepted(&mut self, sender: Sender, is_whole: bool) {
+    /// A whole request of a sender was taken.
+    pub(super) fn all_taken(&mut self, sender: Sender) {
         let Some(refused) = self.0.get_mut(&sender) else { return };
         refused.times -= 1;
         refused.is_latest = false;
-        if refused.times == 0 || !is_whole {
+        if refused.times == 0 {
             self.0.remove(&sender);
         }
+    }
+
+    /// Of a request of a sender some was taken, and the rest refused.
+    pub(super) fn some_taken(&mut self, sender: Sender) {
+        self.0.remove(&sender);
+    }
+
+    /// Everybody's requests are taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// What is refused of it is not worth being taken apart.
@@ -88,12 +98,12 @@ mod tests {
 
     fn refused(times: u32) -> (Senders, Instant) {
         let (mut senders, now) = (Senders::default(), Instant::now());
-        (0..times).for_each(|_| senders.refused(A, now));
+        (0..times).for_each(|_| senders.all_refused(A, now));
         (senders, now)
     }
 
     #[test]
-    fn a_sender_of_which_much_is_refused_and_nothing_taken_is_hopeless() {
+    fn a_sender_of_whom_all_was_refused_some_times_is_hopeless() {
         assert!(!refused(HOPELESS - 1).0.is_hopeless(A));
         let (senders, _) = refused(HOPELESS);
         assert!(senders.is_hopeless(A) && senders.is_refused_now(A));
@@ -102,24 +112,24 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_is_taken_ends_it_at_once_and_whole_requests_do_so_after_some() {
+    fn some_that_is_taken_ends_it_at_once_and_whole_requests_do_so_after_some() {
         let (mut senders, _) = refused(1000);
-        senders.accepted(A, true);
+        senders.all_taken(A);
         assert!(senders.is_hopeless(A) && !senders.is_refused_now(A));
-        (0..REFUSALS_MAX - HOPELESS).for_each(|_| senders.accepted(A, true));
+        (0..REFUSALS_MAX - HOPELESS).for_each(|_| senders.all_taken(A));
         assert!(!senders.is_hopeless(A));
         let (mut senders, _) = refused(1000);
-        senders.accepted(A, false);
+        senders.some_taken(A);
         assert!(!senders.is_hopeless(A));
     }
 
     #[test]
-    fn a_sender_whose_requests_are_taken_in_turn_with_refused_ones_is_hopeless_too() {
+    fn a_sender_who_comes_first_now_and_then_is_hopeless_too() {
         let (mut senders, now) = refused(0);
         for _ in 0..HOPELESS {
-            senders.refused(A, now);
-            senders.refused(A, now);
-            senders.accepted(A, true);
+            senders.all_refused(A, now);
+            senders.all_refused(A, now);
+            senders.all_taken(A);
         }
         assert!(senders.is_hopeless(A));
     }
@@ -129,7 +139,7 @@ mod tests {
         let (mut senders, now) = refused(HOPELESS);
         for number in 0..100_000u32 {
             let address = IpAddr::from(number.to_be_bytes());
-            senders.refused((Lane::One, Some(address)), now + Duration::from_millis(number.into()));
+            senders.all_refused((Lane::One, Some(address)), now + Duration::from_millis(number.into()));
         }
         assert!(senders.0.len() <= SENDERS_MAX);
         senders.forget(now + 2 * REMEMBERED);

@@ -108,6 +108,20 @@ fn steady_culprits_cost_little_once_they_are_known() {
 }
 
 #[test]
+fn of_scrapes_with_many_bad_series_side_by_side_all_others_arrive_and_in_the_end_that_costs_little() {
+    // An hour of scrapes.
+    let scrapes = 240;
+    for (first, bad, each) in [(0, 20, 3), (0, 100, 3), (77, 100, 3), (300, 200, 10)] {
+        let fakes = (0..scrapes).map(|n| Fake::of(0..500).at(seconds(15 * n))).collect();
+        let cursed_series = (first..first + bad).collect();
+        let manners = Manners { cursed_series, latency: (5, 100), ..Manners::default() };
+        let name = format!("{bad} series from {first} on are refused");
+        let second = requests_in_the_second_half(fakes, manners, bad * scrapes, &name);
+        assert!(second <= each * scrapes / 2, "{second}");
+    }
+}
+
+#[test]
 fn a_duplicate_in_every_scrape_costs_the_others_nothing_however_long_it_lasts() {
     // The first of the two is taken each time, the second never; for half a day.
     let scrapes = 2880u64;
