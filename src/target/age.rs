@@ -1,6 +1,7 @@
 //! What "now" is when samples are judged by their age: a wrong clock must not make a backlog old. Pure.
 //!
-//! Now is the smaller of the wall clock and the newest receive time. A step of the wall clock against the monotonic one by more than an
+//! Now is the smallest of the wall clock, the newest receive time, and five minutes after the newest sample: a machine that starts with a clock that
+//! is ahead makes nothing old. A step of the wall clock against the monotonic one by more than an
 //! hour suspends expiry until clock and incoming samples agree within five minutes, for ten minutes.
 //!
 //! ```text
@@ -43,7 +44,8 @@ impl AgeClock {
                 self.is_suspended = false;
             }
         }
-        (!self.is_suspended).then(|| wall_ms.min(newest.received_ms))
+        let now_ms = wall_ms.min(newest.received_ms).min(newest.sample_ms.saturating_add(AGREES_MS));
+        (!self.is_suspended).then_some(now_ms)
     }
 
     /// The wall clock was set, and nobody knows yet whether rightly.
@@ -69,6 +71,13 @@ mod tests {
         let (mut clock, now) = (AgeClock::default(), Instant::now());
         assert_eq!(clock.look(now, START_MS, came_in(START_MS - 5, START_MS)), Some(START_MS - 5));
         assert_eq!(clock.look(now, START_MS, came_in(START_MS + 5, START_MS)), Some(START_MS));
+    }
+
+    #[test]
+    fn now_is_never_much_later_than_the_newest_sample() {
+        let (mut clock, now) = (AgeClock::default(), Instant::now());
+        let ahead = START_MS + 48 * HOUR_MS;
+        assert_eq!(clock.look(now, ahead, came_in(ahead, START_MS)), Some(START_MS + AGREES_MS));
     }
 
     #[test]

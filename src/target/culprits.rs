@@ -66,7 +66,7 @@ pub struct Culprits {
     known: HashMap<Suspect, Known>,
     /// Of these, such as were not taken since.
     refused: usize,
-    /// Since when; and whether it was given up, or has only failed alone so far.
+    /// When it last failed alone; and whether it was given up for that.
     poison: HashMap<Suspect, (Instant, bool)>,
     /// Header sets.
     poison_headers: HashMap<u64, Instant>,
@@ -113,6 +113,12 @@ impl Culprits {
     #[must_use]
     pub fn knows(&self, suspect: Suspect) -> bool {
         self.known.get(&suspect).is_some_and(|known| known.times > 0) || self.poison.contains_key(&suspect)
+    }
+
+    /// Whether something of a series was refused of late, whatever was since.
+    #[must_use]
+    pub fn remembers(&self, suspect: Suspect) -> bool {
+        self.known.contains_key(&suspect)
     }
 
     /// A series was refused in a request of its own.
@@ -201,6 +207,9 @@ impl Culprits {
             now.saturating_duration_since(known.last) < remembered
         });
         self.count();
+        let is_remembered = |last: Instant| now.saturating_duration_since(last) < REMEMBERED;
+        self.poison.retain(|_, (last, _)| is_remembered(*last));
+        self.poison_headers.retain(|_, last| is_remembered(*last));
     }
 }
 

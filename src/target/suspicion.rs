@@ -151,6 +151,12 @@ impl Suspicion {
         self.refused_batches >= REFUSED_BATCHES && self.refuses_for_long(now)
     }
 
+    /// The same of a target of which nobody knows that it ever took an empty request: whatever it answers to one says nothing any more.
+    #[must_use]
+    pub fn has_waited(&self, now: Instant) -> bool {
+        self.has_delivered && self.takes_empty != Some(true) && self.refuses_for_long(now)
+    }
+
     fn refuses_for_long(&self, now: Instant) -> bool {
         self.refusing_since.is_some_and(|since| now.saturating_duration_since(since) >= self.suspect_after)
     }

@@ -91,7 +91,7 @@ pub struct Readable {
 pub struct Newest {
     /// When the newest record was received.
     pub received_ms: i64,
-    /// The newest sample of the newest record that has samples.
+    /// The newest sample of all that came in; none counts for newer than when it was received.
     pub sample_ms: i64,
 }
 
@@ -99,8 +99,6 @@ impl Newest {
     /// Something came in; `sample_ms` is `i64::MIN` where there is no sample in it.
     pub(super) fn include(&mut self, received_ms: i64, sample_ms: i64) {
         self.received_ms = received_ms;
-        if sample_ms > i64::MIN {
-            self.sample_ms = sample_ms;
-        }
+        self.sample_ms = self.sample_ms.max(sample_ms.min(received_ms));
     }
 }

@@ -2,7 +2,7 @@
 //! as a question.
 //!
 //! ```text
-//!   set_aside         [ a b c! a d b ]  ->  [ a b a d b ] [ c! ]        all entries of a series move together, and keep their order
+//!   set_aside         [ a b c! a d b ]  ->  [ a b a d b ] [ c! ]        what comes behind it of its series moves with it, in its order
 //!   set_poison_aside  the same of what is left of a batch, when a series was just given up
 //!   single_out        [ a b c d ]       ->  [ c ] [ a b d ]             only one whose series comes once: it overtakes nothing
 //!   peel              [ r1 r2 r3 ]      ->  [ r1 ] [ r2 r3 ]
@@ -16,10 +16,8 @@ use super::part::{Chosen, Contents, EntryFacts, Part};
 use super::piece::{Piece, Role, Witness};
 use crate::wal::Record;
 
-/// So many are few: what is innocent of them is looked for whatever the budget is.
-const FEW: usize = 64;
-/// A series of so many entries is heard one by one, whatever the budget is. (More come in a request only from who sends few series in large requests.)
-const WITNESS: usize = 32;
+/// Of a witness of so many entries each is heard, whatever the budget is. (Who sends more of one series in a request is catching up.)
+const CHEAP_WITNESS_MAX: usize = 8;
 
 impl Batch {
     /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only while the batch is
@@ -61,13 +59,12 @@ impl Batch {
         }
         for wanted in [Role::Main, Role::Suspects, Role::Culprits, Role::Poison] {
             let mut parts = Vec::new();
-            let (mut entries, mut has_innocent) = (0, false);
+            let mut has_innocent = false;
             for (record, roles) in roles.iter().enumerate() {
                 let of_wanted = (0u32..).zip(roles).filter(|(_, (role, _))| *role == wanted);
                 has_innocent |= of_wanted.clone().any(|(_, (_, is_innocent))| *is_innocent);
                 let numbers: Vec<u32> = of_wanted.map(|(number, _)| number).collect();
                 let is_all = numbers.len() == roles.len();
-                entries += numbers.len();
                 // A record without any entry (metadata only) is the main piece's.
                 if numbers.is_empty() && !(is_all && wanted == Role::Main) {
                     continue;
@@ -82,9 +79,9 @@ impl Batch {
                 self.records[record].parts += 1;
             }
             if !parts.is_empty() {
-                let may_be_innocent = wanted == Role::Suspects || wanted == Role::Culprits && has_innocent;
-                let is_cheap = may_be_innocent && entries <= FEW;
-                self.pieces.push_back(Piece { is_possibly_delivered, is_cheap, ..Piece::new(parts, wanted) });
+                // What is innocent is to be found.
+                let role = if wanted == Role::Culprits && has_innocent { Role::Suspects } else { wanted };
+                self.pieces.push_back(Piece { is_possibly_delivered, ..Piece::new(parts, role) });
             }
         }
     }
@@ -220,6 +217,7 @@ impl Batch {
             }
         }
         let piece = self.pieces.pop_front().expect("it was looked at");
+        self.forget_proof();
         before.extend(after);
         let mut rest = piece.child(before);
         rest.failures = piece.failures;
@@ -246,6 +244,7 @@ impl Batch {
         }
         let (of_record, of_others) = (piece.child(of_record.to_vec()), piece.child(of_others.to_vec()));
         self.pieces.pop_front();
+        self.forget_proof();
         self.pieces.push_front(of_others);
         self.pieces.push_front(of_record);
     }
@@ -265,7 +264,7 @@ impl Batch {
         let Some(series) = numbers.last().map(|last| entries[*last as usize].series) else { return false };
         let (called, others): (Vec<u32>, Vec<u32>) =
             numbers.into_iter().partition(|number| entries[*number as usize].series == series);
-        let is_cheap = called.len() <= WITNESS;
+        let is_cheap = called.len() <= CHEAP_WITNESS_MAX;
         if others.is_empty() {
             let piece = self.pieces.front_mut().expect("it was looked at");
             (piece.witness, piece.is_cheap) = (Witness::Is, is_cheap);
@@ -276,9 +275,7 @@ impl Batch {
             vec![Part { record: first, chosen: Chosen::Listed(numbers.into(), 0..len) }]
         };
         let piece = self.pieces.pop_front().expect("it was looked at");
-        if let Some(next) = self.pieces.front_mut() {
-            next.is_bad_if_left_was_taken = false;
-        }
+        self.forget_proof();
         let others = piece.child(part_of(others));
         self.pieces.push_front(Piece { witness: Witness::WentBefore, is_bad_if_left_was_taken: proves, ..others });
         self.pieces.push_front(Piece { witness: Witness::Is, is_cheap, ..piece.child(part_of(called)) });

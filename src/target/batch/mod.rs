@@ -27,6 +27,7 @@ mod piece;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use part::{Chosen, Contents, Entries, EntryFacts, Part, Samples};
@@ -72,7 +73,7 @@ pub struct Batch {
     pub refusals_in_a_row: u32,
     /// The same, of pieces that were possibly delivered.
     pub resent_in_a_row: u32,
-    /// Extra requests that it has cost.
+    /// How often it was halved, witnesses apart.
     pub splits: u32,
     /// It was when it was cut, or something of it was sent and not answered.
     pub was_possibly_delivered: bool,
@@ -285,10 +286,7 @@ impl Batch {
             // It was taken: now each half may have its own.
             piece.witness = Witness::None;
         }
-        if let Some(next) = self.pieces.front_mut() {
-            // A culprit was found before it: that says nothing about it any more.
-            next.is_bad_if_left_was_taken = false;
-        }
+        self.forget_proof();
         let (left, right) = if piece.parts.len() > 1 {
             let (left, right) = piece.parts.split_at(piece.parts.len() / 2);
             (left.to_vec(), right.to_vec())
@@ -300,9 +298,16 @@ impl Batch {
             self.records[part.record].parts += 1;
             (vec![left], vec![right])
         };
-        self.splits += 1;
+        self.splits += u32::from(!piece.is_cheap);
         self.pieces.push_front(Piece { is_bad_if_left_was_taken: proves, ..piece.child(right) });
         self.pieces.push_front(piece.child(left));
+    }
+
+    /// The piece before the first one is being cut, so that it may be the culprit of which it was said that it is in the first one.
+    fn forget_proof(&mut self) {
+        if let Some(next) = self.pieces.front_mut() {
+            next.is_bad_if_left_was_taken = false;
+        }
     }
 
     /// Forgets that it was cut: everything that is not told is one piece again, whole records of it, as if nothing of them had been booked.
@@ -406,24 +411,26 @@ impl Batch {
     pub fn cuts(&self) -> Vec<(Position, Position, bool)> {
         let Some((first, last)) = self.open() else { return Vec::new() };
         let Some(front) = self.pieces.front() else { return vec![(first, last, true)] };
-        let is_possibly = self.pieces.iter().any(|piece| piece.is_possibly_delivered);
         let (_, front_last) = front.records();
-        let others_from = self.pieces.iter().skip(1).map(|piece| piece.records().0).min();
-        match others_from {
-            Some(from) if front.is_of_whole_records() && from > front_last => {
-                let middle = self.records[front_last].record.header.position;
-                let rest_is_possibly = self.pieces.iter().skip(1).any(|piece| piece.is_possibly_delivered);
-                vec![
-                    (first, middle, front.is_possibly_delivered),
-                    (middle.next(), last, rest_is_possibly || self.has_partly_booked()),
-                ]
-            }
-            _ => vec![(first, last, is_possibly || self.has_partly_booked())],
+        // Further pieces of the front's records go with it.
+        let (of_front, of_rest): (Vec<&Piece>, Vec<&Piece>) =
+            self.pieces.iter().partition(|piece| piece.records().0 <= front_last);
+        let is_apart = of_front.iter().all(|piece| piece.records().1 <= front_last) && !of_rest.is_empty();
+        let is_possibly = |pieces: &[&Piece]| pieces.iter().any(|piece| piece.is_possibly_delivered);
+        if !is_apart {
+            let is_possibly = is_possibly(&of_front) || is_possibly(&of_rest);
+            return vec![(first, last, is_possibly || self.has_partly_booked(0..self.records.len()))];
         }
+        let middle = self.records[front_last].record.header.position;
+        let (before, behind) = (0..front_last + 1, front_last + 1..self.records.len());
+        vec![
+            (first, middle, is_possibly(&of_front) || self.has_partly_booked(before)),
+            (middle.next(), last, is_possibly(&of_rest) || self.has_partly_booked(behind)),
+        ]
     }
 
-    /// A record of it is booked in part: sent again as a whole, what was delivered of it is sent again.
-    fn has_partly_booked(&self) -> bool {
-        self.records.iter().any(|owed| !owed.is_told && owed.outcomes.samples() > 0)
+    /// One of these records is booked in part: sent again as a whole, what was delivered of it is sent again.
+    fn has_partly_booked(&self, records: Range<usize>) -> bool {
+        self.records[records].iter().any(|owed| !owed.is_told && owed.outcomes.delivered > 0)
     }
 }

@@ -44,12 +44,14 @@ pub struct Piece {
     pub is_known_bad: bool,
     /// That will be so, if what comes before it is taken whole.
     pub is_bad_if_left_was_taken: bool,
-    /// It is of few entries, some of them innocent most likely: these are looked for whatever the budget is.
+    /// It is a witness of few entries: each is heard, whatever the budget is.
     pub is_cheap: bool,
     /// Attempts without an answer.
     pub unanswered: u32,
     /// Attempts that failed in a row.
     pub failures: u32,
+    /// The last of them says nothing about the data, and has no headers that it could be about.
+    pub is_held: bool,
     /// When the first of them failed.
     pub failing_since: Option<Instant>,
     /// Attempts that failed while the target took others (see `poison`).
@@ -70,6 +72,7 @@ impl Piece {
             is_cheap: false,
             unanswered: 0,
             failures: 0,
+            is_held: false,
             failing_since: None,
             strikes: 0,
             refused_at: None,

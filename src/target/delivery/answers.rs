@@ -15,11 +15,11 @@ use crate::savepoint::Reason;
 const HOPELESS: u32 = 32;
 /// What is so much older than the newest sample is a backlog: the target may have a bound to its age, which goes through some request.
 const BACKLOG_MS: i64 = 600_000;
-/// Extra requests that one batch may cost below the records.
+/// Halvings of one batch, after which none is made below the records.
 const SPLITS_MAX: u32 = 512;
 
 impl Delivery {
-    /// An attempt was answered, or was not: `may_have_arrived` says whether the request can be at the target.
+    /// An attempt was answered, or was not.
     pub fn answered(
         &mut self,
         id: AttemptId,
@@ -33,7 +33,7 @@ impl Delivery {
         match flight.what.clone() {
             What::Empty { is_curious: true, .. } => self.curiosity_answered(&flight, &outcome, now, random),
             What::Empty { question_about, .. } => {
-                self.question_answered(&flight, question_about, outcome, now, random);
+                self.question_answered(&flight, question_about, outcome, said.status.is_some(), now, random);
             }
             What::Piece { batch, question_about } => {
                 let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
@@ -52,6 +52,7 @@ impl Delivery {
                         active.refused_at.get_or_insert(now);
                         let piece = active.batch.front().expect("it was in flight");
                         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
+                        active.is_unexpected = true;
                         self.give_up(batch, reason, said, contents, now);
                         self.question_passed(question_about, now);
                     }
@@ -110,11 +111,14 @@ impl Delivery {
         if headers != 0 {
             self.culprits.accepted_headers(headers);
         }
-        if !self.culprits.is_empty() {
+        // (Of a batch of which something was refused, whoever was suspect is seen to be innocent.)
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        let is_of_refused = active.said.is_some() && self.culprits.has_suspects();
+        if !self.culprits.is_empty() || is_of_refused {
             let active = self.batches.get_mut(&id).expect("it was in flight");
             for (record, series, is_repeat) in active.batch.front_series(contents) {
                 let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
-                if self.culprits.knows(suspect) {
+                if self.culprits.knows(suspect) || (is_of_refused && self.culprits.remembers(suspect)) {
                     active.taken.insert(suspect);
                 }
             }
@@ -160,7 +164,6 @@ impl Delivery {
             active.batch.resent_in_a_row += 1;
         }
         if is_possibly_delivered && !has_settled && active.batch.resent_in_a_row >= RESENT_TRIES {
-            // (What was never sent is not among them.)
             while self.batches[&id].batch.front().is_some_and(|piece| piece.is_possibly_delivered) {
                 self.give_up(id, Reason::Resent, said.clone(), contents, now);
             }
@@ -277,7 +280,9 @@ impl Delivery {
     pub(super) fn is_hopeless(&self, id: BatchId, now: Instant) -> bool {
         let batch = &self.batches[&id].batch;
         let is_sender_hopeless = || self.senders.is_hopeless(self.front_sender(id));
-        batch.refusals_in_a_row >= HOPELESS
+        // (What may have been delivered has a limit of its own.)
+        let is_possibly_delivered = batch.front().is_some_and(|piece| piece.is_possibly_delivered);
+        (batch.refusals_in_a_row >= HOPELESS && !is_possibly_delivered)
             || (!batch.has_settled && (is_sender_hopeless() || self.suspicion.goes_record_by_record(now)))
     }
 
@@ -375,6 +380,7 @@ impl Delivery {
             active.is_in_doubt = true;
             return;
         }
+        active.is_unexpected = true;
         if active.batch.is_divisible(contents) {
             // Of this the next ones learn nothing: records are not cut beforehand.
             active.batch.halve(contents, false);
@@ -401,11 +407,13 @@ impl Delivery {
     ) {
         let has_trouble = self.trouble.is_some();
         let active = self.batches.get_mut(&id).expect("it was in flight");
+        let is_held = active.headers == 0 && matches!(outcome, Outcome::Hold(_));
         if question_about == Some(id) {
             active.batch.undo_single_out();
         }
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = piece.failures.saturating_add(1);
+        piece.is_held = is_held;
         piece.failing_since.get_or_insert(now);
         let mut is_mute = false;
         if let Outcome::Retry { may_have_arrived, timed_out, .. } = outcome {
@@ -505,6 +513,7 @@ impl Delivery {
         flight: &Flight,
         question_about: Option<BatchId>,
         outcome: Outcome,
+        has_status: bool,
         now: Instant,
         random: f64,
     ) {
@@ -513,6 +522,10 @@ impl Delivery {
             Outcome::Accepted { .. } => (true, false),
             Outcome::Refused => (false, true),
             Outcome::TooLarge | Outcome::Hold(_) => (false, false),
+            // Something answers, and data was taken before: who waits for a better answer waits for ever.
+            Outcome::Retry { is_throttled: false, .. } if has_status && self.suspicion.has_waited(now) => {
+                (false, false)
+            }
             Outcome::Retry { retry_after, is_throttled, .. } => {
                 if *is_throttled {
                     self.pace.throttled(now, flight.ticket, *retry_after, random);

@@ -2,7 +2,7 @@
 //!
 //! Two purses, so that neither empties the other: one for what is refused for the first time, and a smaller one for what is refused again and again:
 //! of a pair of senders with equal labels all that the second one sends. Each request that is sent fills both, by less than itself, so that over time
-//! the search costs a fixed part of the traffic: `r = 1 + share * r`.
+//! the search costs a fixed part of the traffic: `r = 1 + share * r`. Halvings along records are free, and those of a witness of few entries.
 //!
 //! ```text
 //!            at first    each request adds       all requests, if the purse is always empty

@@ -25,7 +25,7 @@
 //!                           itself, else an empty request
 //!     question fails --> the target is down: nothing is given up
 //!     question passes --> the batch is *isolated*: others go on, it is tried beside them, slowly; a failure while others pass is a strike
-//!         two strikes --> halved; what cannot be: three strikes and `poison_after` --> refused with reason `poison`, and remembered
+//!         each failure --> halved; what cannot be: three strikes and `poison_after` --> refused with reason `poison`, and remembered
 //! ```
 //!
 //! # Invariants

@@ -18,7 +18,7 @@ const DOUBTS: u32 = 4;
 const STRIKES_TO_GIVE_UP: u32 = 3;
 
 impl Delivery {
-    /// The batch of which it is not known whether it fails alone.
+    /// The batch of which it is not known whether it fails alone. What is held is kept, whatever passes.
     pub(super) fn doubted(&self, now: Instant) -> Option<BatchId> {
         self.trouble.as_ref()?;
         let patience = (self.rules.poison_after / 4).min(Duration::from_secs(15));
@@ -26,6 +26,7 @@ impl Delivery {
         let is_failing = |active: &&Active| {
             active.batch.front().is_some_and(|piece| {
                 piece.failures >= DOUBTS
+                    && !piece.is_held
                     && piece.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
             })
         };
@@ -152,6 +153,10 @@ impl Delivery {
         let poison_after = self.rules.poison_after;
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let is_of_headers = active.headers != 0 && matches!(outcome, Outcome::Hold(_));
+        if active.batch.front().is_some_and(|piece| piece.is_held) {
+            active.not_before = Some(now + self.rules.hold.wait(1, random));
+            return;
+        }
         if !is_of_headers && active.batch.is_divisible(contents) {
             active.batch.halve(contents, false);
             active.not_before = None;

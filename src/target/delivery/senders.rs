@@ -1,11 +1,11 @@
 //! Of which senders a target takes nothing: of the second one of a pair with equal labels, or of all while a backlog is older than it takes. Pure.
 //!
 //! ```text
-//!   of a request, its witnesses too, everything was refused   +1, up to 12
+//!   of a request, its witnesses too, everything was refused   +2, up to 24
 //!   a whole request was taken                                 -1
 //!   some of a request was refused and some taken               0
 //! ```
-//! At 4 a sender is *hopeless*: its requests go one by one and are not taken apart, unless a *witness* (see `batch`) is taken. As soon as one is, or
+//! At 8 a sender is *hopeless*: its requests go one by one and are not taken apart, unless a *witness* (see `batch`) is taken. As soon as one is, or
 //! some whole requests are, all is as before.
 //!
 //! Bounded: [`SENDERS_MAX`] senders; when there are more, the oldest are forgotten, and cost a search again.
@@ -18,8 +18,9 @@ use super::super::culprits::forget_oldest;
 use super::Lane;
 
 const SENDERS_MAX: usize = 1024;
-const HOPELESS: u32 = 4;
-const REFUSALS_MAX: u32 = 12;
+const REFUSED: u32 = 2;
+const HOPELESS: u32 = 4 * REFUSED;
+const MOST: u32 = 12 * REFUSED;
 /// What was not refused for so long is another story.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -28,7 +29,7 @@ pub(super) type Sender = (Lane, Option<IpAddr>);
 
 #[derive(Clone, Copy, Debug)]
 struct Refused {
-    times: u32,
+    score: u32,
     last: Instant,
     /// Nothing was taken since.
     is_latest: bool,
@@ -44,16 +45,16 @@ impl Senders {
         if self.0.len() >= SENDERS_MAX && !self.0.contains_key(&sender) {
             forget_oldest(&mut self.0, |refused| refused.last, now);
         }
-        let refused = self.0.entry(sender).or_insert(Refused { times: 0, last: now, is_latest: true });
-        *refused = Refused { times: (refused.times + 1).min(REFUSALS_MAX), last: now, is_latest: true };
+        let refused = self.0.entry(sender).or_insert(Refused { score: 0, last: now, is_latest: true });
+        *refused = Refused { score: (refused.score + REFUSED).min(MOST), last: now, is_latest: true };
     }
 
     /// A whole request of a sender was taken.
     pub(super) fn all_taken(&mut self, sender: Sender) {
         let Some(refused) = self.0.get_mut(&sender) else { return };
-        refused.times -= 1;
+        refused.score -= 1;
         refused.is_latest = false;
-        if refused.times == 0 {
+        if refused.score == 0 {
             self.0.remove(&sender);
         }
     }
@@ -70,7 +71,7 @@ impl Senders {
 
     /// What is refused of it is not worth being taken apart.
     pub(super) fn is_hopeless(&self, sender: Sender) -> bool {
-        self.0.get(&sender).is_some_and(|refused| refused.times >= HOPELESS)
+        self.0.get(&sender).is_some_and(|refused| refused.score >= HOPELESS)
     }
 
     /// It is hopeless, and the next one will be refused, too, most likely.
@@ -104,8 +105,8 @@ mod tests {
 
     #[test]
     fn a_sender_of_whom_all_was_refused_some_times_is_hopeless() {
-        assert!(!refused(HOPELESS - 1).0.is_hopeless(A));
-        let (senders, _) = refused(HOPELESS);
+        assert!(!refused(3).0.is_hopeless(A));
+        let (senders, _) = refused(4);
         assert!(senders.is_hopeless(A) && senders.is_refused_now(A));
         assert!(!senders.is_hopeless(B), "each for itself");
         assert!(!senders.is_hopeless((Lane::Two, A.1)));
@@ -116,7 +117,7 @@ mod tests {
         let (mut senders, _) = refused(1000);
         senders.all_taken(A);
         assert!(senders.is_hopeless(A) && !senders.is_refused_now(A));
-        (0..REFUSALS_MAX - HOPELESS).for_each(|_| senders.all_taken(A));
+        (0..MOST - HOPELESS).for_each(|_| senders.all_taken(A));
         assert!(!senders.is_hopeless(A));
         let (mut senders, _) = refused(1000);
         senders.some_taken(A);
@@ -128,15 +129,15 @@ mod tests {
         let (mut senders, now) = refused(0);
         for _ in 0..HOPELESS {
             senders.all_refused(A, now);
-            senders.all_refused(A, now);
             senders.all_taken(A);
         }
+        senders.all_refused(A, now);
         assert!(senders.is_hopeless(A));
     }
 
     #[test]
     fn memory_is_bounded_and_what_was_long_ago_is_forgotten() {
-        let (mut senders, now) = refused(HOPELESS);
+        let (mut senders, now) = refused(4);
         for number in 0..100_000u32 {
             let address = IpAddr::from(number.to_be_bytes());
             senders.all_refused((Lane::One, Some(address)), now + Duration::from_millis(number.into()));

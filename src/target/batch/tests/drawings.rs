@@ -286,13 +286,16 @@ fn a_batch_of_which_something_is_final_does_not_start_over() {
 }
 
 #[test]
-fn a_front_of_whole_records_is_a_cut_of_its_own() {
+fn the_front_and_what_else_there_is_of_its_records_is_a_cut_of_its_own() {
     let fakes = Fakes::of(&["ab", "cd", "ef"]);
     let mut batch = fakes.batch();
     assert_eq!(batch.cuts(), [(Position(1), Position(3), false)]);
     batch.halve(&fakes, false);
     batch.front_mut().unwrap().is_possibly_delivered = true;
     assert_eq!(batch.cuts(), [(Position(1), Position(1), true), (Position(2), Position(3), false)]);
+    // Further pieces of its records go with it; what is behind them was not sent.
     batch.halve(&fakes, false);
-    assert_eq!(batch.cuts(), [(Position(1), Position(3), true)]);
+    assert_eq!(batch.cuts(), [(Position(1), Position(1), true), (Position(2), Position(3), false)]);
+    accept(&mut batch, &fakes);
+    assert_eq!(batch.cuts(), [(Position(1), Position(1), true), (Position(2), Position(3), false)]);
 }

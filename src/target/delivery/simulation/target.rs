@@ -68,6 +68,8 @@ pub(super) struct Manners {
     pub known: Known,
     pub poison: HashSet<u64>,
     pub locked_tenant: Option<u8>,
+    /// Of this kind nothing is understood: 415.
+    pub not_understood: Option<Kind>,
     pub empty: Empty,
     pub latency: (u64, u64),
     /// From here on nothing goes wrong by chance.
@@ -150,6 +152,8 @@ impl Manners {
             (retry(true, chance(500)), None)
         } else if tenant.is_some() && tenant == self.locked_tenant {
             (Outcome::Hold(Why::Status(401)), Some(401))
+        } else if !entries.is_empty() && Some(kind) == self.not_understood {
+            (Outcome::Hold(Why::Status(415)), Some(415))
         } else if has(&self.poison) {
             (retry(false, false), Some(500))
         } else if self.entries_max.is_some_and(|max| entries.len() > max) {

@@ -49,3 +49,17 @@ fn a_refused_record_is_no_wedge_where_empty_requests_need_the_headers_of_the_dat
         assert!(world.elapsed() < seconds(60), "{:?}", world.elapsed());
     }
 }
+
+#[test]
+fn one_refused_record_stops_no_target_that_fails_for_each_empty_request() {
+    for empty in [Empty::Refused, Empty::Locked, Empty::Fails] {
+        let log = (0..100u64).map(|n| Fake::of([n]).at(seconds(n))).collect();
+        let mut setup = Setup::new(1, log);
+        setup.rules.max_samples_per_send = 1;
+        setup.manners.empty = empty;
+        setup.manners.cursed_series = [50].into();
+        let mut world = World::new(setup);
+        world.run();
+        assert_eq!((world.savepoint.ledger.delivered, world.savepoint.ledger.refused), (99, 1), "{empty:?}");
+    }
+}

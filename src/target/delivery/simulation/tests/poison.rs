@@ -186,3 +186,19 @@ fn what_cannot_be_looked_into_is_not_overtaken_while_it_fails_alone() {
     world.run();
     assert_eq!(world.savepoint.ledger.delivered, world.log.total());
 }
+
+#[test]
+fn what_is_held_is_kept_whatever_else_the_target_takes() {
+    // One request of a version that it does not understand, and others that it takes.
+    let mut log: Vec<Fake> = (0..200u64).map(|n| Fake::of([n % 20]).at(seconds(5 * n))).collect();
+    log[10] = Fake { kind: Kind::Write2, ..Fake::of([100]).at(seconds(50)) };
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.not_understood = Some(Kind::Write2);
+    let mut world = World::new(setup);
+    world.run_for(seconds(2 * 3600), 100_000);
+    assert_eq!(world.savepoint.ledger.refused, 0);
+    assert!(world.events.contains(&Event::BeganHolding(super::super::super::HoldReason::Status(415))));
+    world.manners.not_understood = None;
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, 200);
+}

@@ -60,7 +60,7 @@ fn of_a_record_that_is_too_old_in_part_the_young_part_arrives() {
         let mut random = fastrand::Rng::with_seed(seed);
         let (records, entries) = (random.u64(2..120), random.u64(2..200));
         // Scrapes of all series, some to a record, hours old.
-        let series = random.u64(entries.div_ceil(32)..=entries);
+        let series = random.u64(entries.div_ceil(8)..=entries);
         let log = (0..records).map(|_| Fake::of((0..entries).map(|n| n % series)).aged(seconds(7200))).collect();
         let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
         setup.rules.max_samples_per_send = random.u64(1..10 * entries);
@@ -163,4 +163,32 @@ fn after_a_lull_a_record_with_one_culprit_is_taken_apart() {
     world.run();
     assert_eq!(world.savepoint.ledger.refused, 2);
     assert_eq!(world.savepoint.ledger.delivered, 19);
+}
+
+#[test]
+fn who_is_no_culprit_any_more_is_found_to_be_innocent() {
+    // Every second scrape is refused for ten series, later for one of them only.
+    let (scrapes, early) = (400u64, 40);
+    let log = (0..scrapes).map(|n| Fake::of(0..200).at(seconds(15 * n))).collect();
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    let bad = |position: u64| 0..if position > early { 1 } else { 10 };
+    setup.manners.cursed_entries =
+        (1..=scrapes).step_by(2).flat_map(|position| bad(position).map(move |number| (position, number))).collect();
+    let bad = setup.manners.cursed_entries.len() as u64;
+    let mut world = World::new(setup);
+    world.run();
+    let innocent = world.savepoint.ledger.refused - bad;
+    println!("PRINT {bad} are refused, and {innocent} innocent ones; {} requests for {scrapes}", world.requests);
+    assert!(innocent <= 200, "{innocent}");
+}
+
+#[test]
+fn what_may_have_arrived_and_has_many_bad_series_is_delivered_but_for_these() {
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, vec![Fake::of(0..500)]) };
+    setup.manners.loses = 1000;
+    setup.manners.well_from = Some(ms(110));
+    setup.manners.cursed_series = (300..400).collect();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!((world.savepoint.ledger.delivered, world.refused_for(Reason::Resent)), (400, 100));
 }
