@@ -86,10 +86,11 @@ impl Batch {
         }
     }
 
-    /// A batch was refused, and set aside since: when the target takes its first piece, the culprit is in the next one.
-    pub fn is_known_to_be_bad(&mut self) {
-        if let (2, Some(next)) = (self.pieces.len(), self.pieces.get_mut(1)) {
-            next.is_bad_if_left_was_taken = true;
+    /// The batch was refused as a whole before it was set aside: when the target takes its first piece, the culprit is in the other one.
+    pub fn was_refused_before(&mut self) {
+        // (With three it would be in one of two.)
+        if let (2, Some(other)) = (self.pieces.len(), self.pieces.get_mut(1)) {
+            other.is_bad_if_left_was_taken = true;
         }
     }
 

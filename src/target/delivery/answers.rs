@@ -2,21 +2,13 @@
 
 use std::time::Instant;
 
-use super::super::batch::{Contents, Piece, Role, Witness};
+use super::super::batch::{Contents, Role};
 use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
-use super::senders::Sender;
-use super::{AttemptId, Delivery, Event, Flight, RESENT_TRIES, Refused, Said, Trouble, What, parts_of};
+use super::{AttemptId, Delivery, Event, Flight, Refusals, Refused, Said, Trouble, What, parts_of};
 use crate::savepoint::Reason;
-
-/// Refusals in a row of a batch, with nothing taken between, after which what is refused is not halved without a witness.
-const HOPELESS: u32 = 32;
-/// What is so much older than the newest sample is a backlog: the target may have a bound to its age, which goes through some request.
-const BACKLOG_MS: i64 = 600_000;
-/// Halvings of one batch, after which none is made below the records.
-const SPLITS_MAX: u32 = 512;
 
 impl Delivery {
     /// An attempt was answered, or was not.
@@ -49,10 +41,10 @@ impl Delivery {
                         self.out_of_trouble();
                         self.suspicion.refused(now);
                         let active = self.batches.get_mut(&batch).expect("it was in flight");
-                        active.refused_at.get_or_insert(now);
+                        active.refusals.refused_at.get_or_insert(now);
                         let piece = active.batch.front().expect("it was in flight");
                         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
-                        active.is_unexpected = true;
+                        active.refusals.is_unexpected = true;
                         self.give_up(batch, reason, said, contents, now);
                         self.question_passed(question_about, now);
                     }
@@ -113,13 +105,13 @@ impl Delivery {
         }
         // (Of a batch of which something was refused, whoever was suspect is seen to be innocent.)
         let active = self.batches.get_mut(&id).expect("it was in flight");
-        let is_of_refused = active.said.is_some() && self.culprits.has_suspects();
+        let is_of_refused = active.refusals.said.is_some() && self.culprits.has_suspects();
         if !self.culprits.is_empty() || is_of_refused {
             let active = self.batches.get_mut(&id).expect("it was in flight");
             for (record, series, is_repeat) in active.batch.front_series(contents) {
                 let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
                 if self.culprits.knows(suspect) || (is_of_refused && self.culprits.remembers(suspect)) {
-                    active.taken.insert(suspect);
+                    active.refusals.taken.insert(suspect);
                 }
             }
         }
@@ -128,7 +120,7 @@ impl Delivery {
         active.batch.has_settled = true;
         active.batch.refusals_in_a_row = 0;
         active.batch.resent_in_a_row = 0;
-        active.refused_at = None;
+        active.refusals.refused_at = None;
         active.batch.book(refused, reason, contents);
         // The larger piece was refused, its first half was not: the culprit is in the other.
         if let Some(next) = active.batch.front_mut()
@@ -138,219 +130,13 @@ impl Delivery {
         {
             next.is_known_bad = true;
         }
-        self.give_up_certain(id, contents, now);
+        self.give_up_what_is_certain(id, contents, now);
         let active = self.batches.get_mut(&id).expect("it is there");
         if refused > 0 {
-            active.refused.push(Refused { kind, parts, reason, said, samples: refused, is_partial: true });
+            active.refusals.refused.push(Refused { kind, parts, reason, said, samples: refused, is_partial: true });
         }
         if active.batch.front().is_some_and(|next| next.role == Role::Poison) {
             self.narrow(id, contents);
-        }
-    }
-
-    pub(super) fn refused(&mut self, id: BatchId, said: Said, contents: &dyn Contents, now: Instant) {
-        self.suspicion.refused(now);
-        let active = self.batches.get_mut(&id).expect("it was in flight");
-        active.refused_at.get_or_insert(now);
-        active.said = Some(said.clone());
-        active.batch.refusals_in_a_row += 1;
-        let has_settled = active.batch.has_settled;
-        let piece = active.batch.front_mut().expect("it was in flight");
-        piece.failures = 0;
-        piece.failing_since = None;
-        let is_possibly_delivered = piece.is_possibly_delivered;
-        let (role, is_cheap) = (piece.role, piece.is_cheap);
-        if is_possibly_delivered {
-            active.batch.resent_in_a_row += 1;
-        }
-        if is_possibly_delivered && !has_settled && active.batch.resent_in_a_row >= RESENT_TRIES {
-            while self.batches[&id].batch.front().is_some_and(|piece| piece.is_possibly_delivered) {
-                self.give_up(id, Reason::Resent, said.clone(), contents, now);
-            }
-            return;
-        }
-        // What is refused together with many that are always refused is seldom worth the search.
-        let is_hopeless = self.is_hopeless(id, now);
-        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(role) && !is_cheap;
-        if !is_hopeless && self.suspects_go_aside(id, contents) {
-            return;
-        }
-        let is_divisible = self.batches.get_mut(&id).expect("it is there").batch.is_divisible(contents);
-        if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
-            self.halve(id, contents, !is_possibly_delivered);
-            return;
-        }
-        if is_hopeless && is_divisible && self.calls_witness(id, contents, now) {
-            return;
-        }
-        let record_by_record = self.suspicion.goes_record_by_record(now);
-        let reason = match (is_possibly_delivered, is_divisible && !is_usual && !record_by_record) {
-            (true, _) => Reason::Resent,
-            (false, true) => Reason::Unsplit,
-            (false, false) => Reason::Status,
-        };
-        // Perhaps the target goes wrong just now. It is asked before a piece is believed, and again when, after something of the batch was taken,
-        // one piece after the other is refused that is not suspect; then the piece is sent again.
-        let active = self.batches.get_mut(&id).expect("it is there");
-        let is_a_piece = active.batch.pieces() > 1 || has_settled;
-        let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted > at);
-        let in_a_row = active.given_up_at.filter(|at| has_settled && role == Role::Main && !was_accepted_since(*at));
-        let piece = active.batch.front_mut().expect("it was in flight");
-        let asked_since = piece.refused_at;
-        // (Its witness was believed just now.)
-        let goes_with_witness = is_hopeless && piece.witness == Witness::WentBefore;
-        let is_doubtful = is_a_piece && !is_possibly_delivered && !goes_with_witness;
-        if is_doubtful && !self.suspicion.believes_a_piece(in_a_row, asked_since, now) {
-            piece.refused_at.get_or_insert(now);
-            active.is_in_doubt = true;
-            return;
-        }
-        active.given_up_at = Some(now);
-        active.is_unexpected |= !is_hopeless;
-        self.give_up(id, reason, said, contents, now);
-    }
-
-    /// Of what is known to be bad, and is of series only that were refused each time that something of their batch was, nothing is sent: the whole was
-    /// refused with it, and taken without it. (Now and then each is looked at all the same, when the budget allows it.)
-    fn give_up_certain(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) {
-        let active = self.batches.get_mut(&id).expect("it is there");
-        let is_certain = |piece: &Piece| piece.is_known_bad && piece.role == Role::Culprits && !piece.is_cheap;
-        let is_certain = active.batch.front().is_some_and(is_certain) && !self.budget.allows(Role::Culprits);
-        if let Some(said) = active.said.clone().filter(|_| is_certain) {
-            self.give_up(id, Reason::Status, said, contents, now);
-        }
-    }
-
-    /// Of a whole batch, which was refused: whoever was refused of late is suspected first. Whether somebody was.
-    fn suspects_go_aside(&mut self, id: BatchId, contents: &dyn Contents) -> bool {
-        let active = self.batches.get_mut(&id).expect("it is there");
-        let is_whole =
-            active.batch.is_untouched() && active.batch.front().is_some_and(|piece| piece.role == Role::Main);
-        if !is_whole || active.batch.was_possibly_delivered || !self.culprits.has_suspects() {
-            return false;
-        }
-        let culprits = &self.culprits;
-        active.batch.set_aside(contents, |record, series, is_repeat| {
-            culprits.role_in_refused(Suspect::new(series, record.meta.sender), is_repeat)
-        });
-        active.batch.is_known_to_be_bad();
-        active.batch.pieces() > 1
-    }
-
-    /// Of the front piece, which was refused and is not to be halved: whether a series of it goes before it is given up. Always of a backlog, through
-    /// which the target's bound may pass; of what is fresh within the budget, which is small where all of a request was refused.
-    fn calls_witness(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) -> bool {
-        let is_of_backlog = self.is_of_backlog(id);
-        let is_whole = self.batches[&id].batch.front().is_some_and(Piece::is_of_whole_records);
-        let purse = if is_whole { Role::Culprits } else { Role::Main };
-        if !is_of_backlog && !self.budget.allows(purse) {
-            return false;
-        }
-        let active = self.batches.get_mut(&id).expect("it is there");
-        if active.batch.front().is_some_and(|piece| piece.witness != Witness::None) {
-            return false;
-        }
-        if active.batch.call_witness(contents, true) {
-            if !is_of_backlog {
-                self.budget.pay(purse);
-            }
-            return true;
-        }
-        // All of it is one series: it has just been heard.
-        let is_witness = active.batch.front().is_some_and(|piece| piece.witness == Witness::Is);
-        let may_halve = is_witness && self.may_halve(id, now, contents);
-        if may_halve {
-            self.halve(id, contents, true);
-        }
-        may_halve
-    }
-
-    /// Whether the front piece may be halved: along records always, below within the budget.
-    pub(super) fn may_halve(&mut self, id: BatchId, now: Instant, contents: &dyn Contents) -> bool {
-        let is_hopeless = self.is_hopeless(id, now);
-        let active = self.batches.get_mut(&id).expect("it is there");
-        let Some(piece) = active.batch.front() else { return false };
-        let is_paid = self.budget.allows(piece.role) || piece.is_cheap;
-        let is_worth_it = !is_hopeless || piece.witness == Witness::Is;
-        active.batch.is_divisible_by_records()
-            || active.batch.is_divisible(contents) && is_worth_it && is_paid && active.batch.splits < SPLITS_MAX
-    }
-
-    /// The target seems to take nothing of this part of a batch, or nothing at all of who sent it.
-    pub(super) fn is_hopeless(&self, id: BatchId, now: Instant) -> bool {
-        let batch = &self.batches[&id].batch;
-        let is_sender_hopeless = || self.senders.is_hopeless(self.front_sender(id));
-        // (What may have been delivered has a limit of its own.)
-        let is_possibly_delivered = batch.front().is_some_and(|piece| piece.is_possibly_delivered);
-        (batch.refusals_in_a_row >= HOPELESS && !is_possibly_delivered)
-            || (!batch.has_settled && (is_sender_hopeless() || self.suspicion.goes_record_by_record(now)))
-    }
-
-    /// The target takes nothing of who sent what is next in a batch, and will not take this.
-    pub(super) fn is_refused_now(&self, id: BatchId, now: Instant) -> bool {
-        let is_sender_refused = || self.senders.is_refused_now(self.front_sender(id));
-        let has_settled = self.batches[&id].batch.has_settled;
-        !has_settled && (is_sender_refused() || self.suspicion.goes_record_by_record(now))
-    }
-
-    /// Whether what a batch sends next is so old that it may be too old.
-    pub(super) fn is_of_backlog(&self, id: BatchId) -> bool {
-        let batch = &self.batches[&id].batch;
-        batch.front().is_some_and(|piece| {
-            let newest_ms = batch.record(piece.records().0).header.times.max;
-            newest_ms < self.newest_sample_ms.saturating_sub(BACKLOG_MS)
-        })
-    }
-
-    /// Who sent what a batch sends next, or the first of that.
-    fn front_sender(&self, id: BatchId) -> Sender {
-        let active = &self.batches[&id];
-        let first = active.batch.front().map_or(0, |piece| piece.records().0);
-        (active.lane, active.batch.record(first).meta.sender)
-    }
-
-    /// Halves the front piece, which was refused. When `proves`, and the target takes the first half, the culprit is in the second.
-    pub(super) fn halve(&mut self, id: BatchId, contents: &dyn Contents, proves: bool) {
-        let active = self.batches.get_mut(&id).expect("it is there");
-        let piece = active.batch.front().expect("something is left");
-        let (role, is_cheap) = (piece.role, piece.is_cheap);
-        // Along records it is free, but for those of which all is refused, again and again.
-        let is_free = is_cheap || (role != Role::Culprits && active.batch.is_divisible_by_records());
-        active.batch.halve(contents, proves);
-        if !is_free {
-            self.budget.pay(role);
-        }
-    }
-
-    /// Books the front piece as refused.
-    pub(super) fn give_up(&mut self, id: BatchId, reason: Reason, said: Said, contents: &dyn Contents, now: Instant) {
-        let active = self.batches.get_mut(&id).expect("it is there");
-        let samples = active.batch.front_samples(contents).all();
-        let piece = active.batch.front().expect("something is left");
-        let (parts, role) = (parts_of(&active.batch, &piece.parts), piece.role);
-        let is_single = piece.parts.len() == 1 && !active.batch.is_divisible(contents);
-        if samples > 0 || reason != Reason::Resent {
-            active.refused.push(Refused { kind: active.kind, parts, reason, said, samples, is_partial: false });
-        }
-        // A culprit is what was refused alone, or with others that are known.
-        let is_alone = is_single && reason == Reason::Status;
-        if is_alone || role == Role::Culprits {
-            for (record, series, is_repeat) in active.batch.front_series(contents) {
-                let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
-                if active.culprits.contains(&suspect) {
-                    continue;
-                }
-                active.culprits.push(suspect);
-                if is_alone {
-                    self.culprits.refused(suspect, now);
-                } else {
-                    self.culprits.refused_again(suspect, now);
-                }
-            }
-        }
-        active.batch.book(samples, reason, contents);
-        if let Some(next) = active.batch.front_mut() {
-            next.is_bad_if_left_was_taken = false;
         }
     }
 
@@ -372,15 +158,15 @@ impl Delivery {
         // A single record is taken apart only for a target that takes an empty request: who finds everything too large is not well.
         self.suspicion.refused(now);
         let active = self.batches.get_mut(&id).expect("it was in flight");
-        active.refused_at.get_or_insert(now);
+        active.refusals.refused_at.get_or_insert(now);
         let piece = active.batch.front_mut().expect("it was in flight");
         let asked_since = piece.refused_at;
         if !self.suspicion.believes_a_piece(None, asked_since, now) {
             piece.refused_at.get_or_insert(now);
-            active.is_in_doubt = true;
+            active.refusals.is_in_doubt = true;
             return;
         }
-        active.is_unexpected = true;
+        active.refusals.is_unexpected = true;
         if active.batch.is_divisible(contents) {
             // Of this the next ones learn nothing: records are not cut beforehand.
             active.batch.halve(contents, false);
@@ -561,15 +347,12 @@ impl Delivery {
             }
             Finding::Again => {
                 self.senders.forget_all();
-                for active in self.batches.values_mut().filter(|active| active.is_in_doubt) {
-                    active.is_in_doubt = false;
+                for active in self.batches.values_mut().filter(|active| active.refusals.is_in_doubt) {
+                    active.refusals.is_in_doubt = false;
                     if active.batch.has_settled {
                         continue;
                     }
-                    active.refused.clear();
-                    active.refused_at = None;
-                    active.culprits.clear();
-                    active.is_unexpected = false;
+                    active.refusals = Refusals::default();
                     let is_possibly_delivered = active.batch.was_possibly_delivered;
                     active.batch.start_over(is_possibly_delivered);
                 }
@@ -600,11 +383,11 @@ impl Delivery {
         if !active.batch.is_done() {
             return;
         }
-        if !active.batch.has_settled && !active.refused.is_empty() {
-            let refused_at = active.refused_at.unwrap_or(now);
-            if !self.suspicion.believes(refused_at, !active.is_unexpected, now) {
+        if !active.batch.has_settled && !active.refusals.refused.is_empty() {
+            let refused_at = active.refusals.refused_at.unwrap_or(now);
+            if !self.suspicion.believes(refused_at, !active.refusals.is_unexpected, now) {
                 if let Some(active) = self.batches.get_mut(&id) {
-                    active.is_in_doubt = true;
+                    active.refusals.is_in_doubt = true;
                 }
                 return;
             }

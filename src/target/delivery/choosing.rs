@@ -64,7 +64,7 @@ impl Delivery {
             self.culprits.forget(now);
             self.senders.forget(now);
         }
-        let is_in_doubt = self.batches.values().any(|active| active.is_in_doubt);
+        let is_in_doubt = self.batches.values().any(|active| active.refusals.is_in_doubt);
         let asks = self.flights.values().any(|flight| matches!(flight.what, What::Empty { .. }));
         if (is_in_doubt || self.suspicion.is_curious()) && !asks {
             if let Some(at) = self.suspicion.not_before().filter(|at| *at > now) {
@@ -189,7 +189,7 @@ impl Delivery {
             .batches
             .iter()
             .filter(|(_, active)| {
-                let is_at_rest = active.flight.is_none() && active.refused.is_empty();
+                let is_at_rest = active.flight.is_none() && active.refusals.refused.is_empty();
                 is_at_rest && active.batch.is_untouched() && active.batch.records().all(|record| is_old(record))
             })
             .map(|(id, _)| *id)
@@ -379,7 +379,7 @@ impl Delivery {
     /// Starts an empty request: because of a batch, because of what is in doubt, or out of curiosity. It has the headers of what it is about: a
     /// target that wants them would not answer without.
     pub(super) fn ask(&mut self, now: Instant, question_about: Option<BatchId>, is_curious: bool) -> Next {
-        let in_doubt = self.batches.iter().find(|(_, active)| active.is_in_doubt).map(|(id, _)| *id);
+        let in_doubt = self.batches.iter().find(|(_, active)| active.refusals.is_in_doubt).map(|(id, _)| *id);
         if let Some(active) = question_about.or(in_doubt).and_then(|id| self.batches.get(&id)) {
             self.last_kind = active.kind;
             self.last_forwarded.clone_from(&active.batch.record(0).meta.forwarded);

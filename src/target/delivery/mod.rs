@@ -28,6 +28,9 @@
 //!         each failure --> halved; what cannot be: three strikes and `poison_after` --> refused with reason `poison`, and remembered
 //! ```
 //!
+//! `choosing` says what is sent next, `answers` what follows from an answer, `refusals` and `poison` what follows from those that are bad; `budget` and
+//! `senders` keep the search for culprits small.
+//!
 //! # Invariants
 //! - No batch starts before all earlier ones of its lane that share a series with it are settled, as far as that series goes (`window`); of a
 //!   batch one piece is in flight at a time.
@@ -38,6 +41,7 @@ mod answers;
 mod budget;
 mod choosing;
 mod poison;
+mod refusals;
 mod senders;
 #[cfg(test)]
 mod simulation;
@@ -223,6 +227,12 @@ struct Active {
     is_isolated: bool,
     not_before: Option<Instant>,
     last_failed: Option<Instant>,
+    refusals: Refusals,
+}
+
+/// What was refused of a batch, and what is thought of that.
+#[derive(Debug, Default)]
+struct Refusals {
     /// When the first of it was refused, while nothing of it is accepted.
     refused_at: Option<Instant>,
     /// What was refused of it and is not believed yet.
@@ -444,9 +454,7 @@ impl Delivery {
             } else {
                 // In the place of the old one: later batches wait for it.
                 active.batch = Batch::new(left, active.was_attempted);
-                active.refused.clear();
-                active.is_in_doubt = false;
-                active.refused_at = None;
+                active.refusals = Refusals::default();
                 active.not_before = None;
             }
         }
@@ -594,12 +602,12 @@ impl Delivery {
     /// Tells all that is known of a batch that is done.
     fn tell(&mut self, id: BatchId) {
         let active = self.batches.get_mut(&id).expect("it is there");
-        if !active.batch.has_settled && !active.refused.is_empty() {
+        if !active.batch.has_settled && !active.refusals.refused.is_empty() {
             self.suspicion.was_refused_whole();
         }
         // (Of a duplicate the first is taken, each time, and the second refused.)
-        for suspect in active.taken.iter().filter(|suspect| !active.culprits.contains(suspect)) {
-            self.culprits.accepted(*suspect, !active.culprits.is_empty());
+        for suspect in active.refusals.taken.iter().filter(|suspect| !active.refusals.culprits.contains(suspect)) {
+            self.culprits.accepted(*suspect, !active.refusals.culprits.is_empty());
         }
         self.complete(id);
         self.remove(id);
@@ -609,13 +617,13 @@ impl Delivery {
     fn complete(&mut self, id: BatchId) {
         let active = self.batches.get_mut(&id).expect("it is there");
         let completed = active.batch.take_completed();
-        if active.given_up_at.is_some() || !self.senders.is_empty() {
+        if active.refusals.given_up_at.is_some() || !self.senders.is_empty() {
             let mut records = active.batch.records();
             for done in &completed {
                 let record = records.find(|record| record.mark() == done.to).expect("they are in order");
                 let sender = (active.lane, record.meta.sender);
                 let refused = done.outcomes.refused_for(Reason::Status) + done.outcomes.refused_for(Reason::Unsplit);
-                match (done.outcomes.delivered, refused, active.given_up_at) {
+                match (done.outcomes.delivered, refused, active.refusals.given_up_at) {
                     (0, 1.., Some(at)) => self.senders.all_refused(sender, at),
                     (1.., 0, _) => self.senders.all_taken(sender),
                     (1.., 1.., _) => self.senders.some_taken(sender),
@@ -624,16 +632,16 @@ impl Delivery {
             }
         }
         self.completed.extend(completed);
-        self.refused.append(&mut active.refused);
+        self.refused.append(&mut active.refusals.refused);
     }
 
     /// What was refused as a whole is believed.
     fn believe_all(&mut self) {
         let doubted: Vec<BatchId> =
-            self.batches.iter().filter(|(_, active)| active.is_in_doubt).map(|(id, _)| *id).collect();
+            self.batches.iter().filter(|(_, active)| active.refusals.is_in_doubt).map(|(id, _)| *id).collect();
         for id in doubted {
             let active = self.batches.get_mut(&id).expect("it was found");
-            active.is_in_doubt = false;
+            active.refusals.is_in_doubt = false;
             if active.batch.is_done() {
                 self.tell(id);
             }
@@ -668,15 +676,8 @@ impl Active {
             was_attempted: false,
             is_isolated: false,
             not_before: None,
+            refusals: Refusals::default(),
             last_failed: None,
-            refused_at: None,
-            refused: Vec::new(),
-            is_in_doubt: false,
-            given_up_at: None,
-            is_unexpected: false,
-            said: None,
-            culprits: Vec::new(),
-            taken: BTreeSet::new(),
         }
     }
 }
