@@ -69,12 +69,7 @@ impl Batch {
                 if numbers.is_empty() && !(is_all && wanted == Role::Main) {
                     continue;
                 }
-                let chosen = if is_all {
-                    Chosen::All
-                } else {
-                    let len = numbers.len();
-                    Chosen::Listed(numbers.into(), 0..len)
-                };
+                let chosen = if is_all { Chosen::All } else { Chosen::listed(numbers) };
                 parts.push(Part { record, chosen });
                 self.records[record].parts += 1;
             }
@@ -118,8 +113,7 @@ impl Batch {
                 has_lost = true;
                 aside.entry(part.record).or_default().extend(out);
                 if !left.is_empty() {
-                    let len = left.len();
-                    parts.push(Part { record: part.record, chosen: Chosen::Listed(left.into(), 0..len) });
+                    parts.push(Part { record: part.record, chosen: Chosen::listed(left) });
                 }
             }
             if has_lost {
@@ -133,8 +127,7 @@ impl Batch {
         if !aside.is_empty() {
             let parts = aside.into_iter().map(|(record, mut numbers)| {
                 numbers.sort_unstable();
-                let len = numbers.len();
-                Part { record, chosen: Chosen::Listed(numbers.into(), 0..len) }
+                Part { record, chosen: Chosen::listed(numbers) }
             });
             kept.push_back(Piece { is_possibly_delivered, ..Piece::new(parts.collect(), Role::Poison) });
         }
@@ -271,10 +264,7 @@ impl Batch {
             (piece.witness, piece.is_cheap) = (Witness::Is, is_cheap);
             return false;
         }
-        let part_of = |numbers: Vec<u32>| {
-            let len = numbers.len();
-            vec![Part { record: first, chosen: Chosen::Listed(numbers.into(), 0..len) }]
-        };
+        let part_of = |numbers| vec![Part { record: first, chosen: Chosen::listed(numbers) }];
         let piece = self.pieces.pop_front().expect("it was looked at");
         self.forget_proof();
         let others = piece.child(part_of(others));

@@ -61,6 +61,20 @@ pub struct Completed {
     pub outcomes: Outcomes,
 }
 
+impl Completed {
+    /// Of this record.
+    #[must_use]
+    pub fn of(record: &Record, outcomes: Outcomes) -> Completed {
+        let header = &record.header;
+        Completed {
+            from: Mark { position: header.position.previous(), total: header.total_before() },
+            to: record.mark(),
+            next: record.next,
+            outcomes,
+        }
+    }
+}
+
 /// A batch. See the module.
 #[derive(Debug)]
 pub struct Batch {
@@ -233,13 +247,7 @@ impl Batch {
         for owed in self.records.iter_mut().filter(|owed| owed.parts == 0 && !owed.is_told) {
             owed.is_told = true;
             owed.entries = None;
-            let header = &owed.record.header;
-            completed.push(Completed {
-                from: Mark { position: header.position.previous(), total: header.total_before() },
-                to: owed.record.mark(),
-                next: owed.record.next,
-                outcomes: owed.outcomes,
-            });
+            completed.push(Completed::of(&owed.record, owed.outcomes));
         }
         completed
     }

@@ -53,6 +53,14 @@ pub enum Chosen {
     Listed(Arc<[u32]>, Range<usize>),
 }
 
+impl Chosen {
+    /// All of these, which ascend.
+    pub(super) fn listed(numbers: Vec<u32>) -> Chosen {
+        let len = numbers.len();
+        Chosen::Listed(numbers.into(), 0..len)
+    }
+}
+
 /// Some of one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {

@@ -9,13 +9,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use super::super::batch::{Contents, Piece, Role, Samples};
+use super::super::batch::{Completed, Contents, Piece, Role, Samples};
 use super::super::culprits::{Culprits, Suspect};
 use super::super::pace::May;
 use super::super::queue::Limits;
 use super::super::window::BatchId;
 use super::senders::Senders;
-use super::{Active, Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What, keyed, parts_of, untold};
+use super::{Active, Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What, keyed, parts_of};
 use crate::savepoint::{Cuts, Outcomes};
 use crate::wal::Record;
 
@@ -182,7 +182,7 @@ impl Delivery {
         let is_old = |record: &Record| record.header.counts.ledger_samples() > 0 && record.header.times.max < oldest;
         for lane in &mut self.lanes {
             for record in lane.queue.take_out(is_old) {
-                self.completed.push(untold(&record, Outcomes::expired(record.header.counts.ledger_samples())));
+                self.completed.push(Completed::of(&record, Outcomes::expired(record.header.counts.ledger_samples())));
             }
         }
         let expired: Vec<BatchId> = self

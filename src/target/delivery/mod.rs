@@ -61,9 +61,9 @@ use super::pace::{Limits as PaceLimits, Pace, Ticket};
 use super::queue::Queue;
 use super::suspicion::Suspicion;
 use super::window::{BatchId, Window};
-use crate::savepoint::{Cut, Cuts, Learned, Outcomes, Reason};
+use crate::savepoint::{Cut, Cuts, Learned, Reason};
 use crate::wal::record::Kind;
-use crate::wal::{Mark, Position, Record};
+use crate::wal::{Position, Record};
 
 /// Refusals in a row after which what may have been delivered is taken for delivered.
 pub const RESENT_TRIES: u32 = 16;
@@ -684,17 +684,6 @@ impl Active {
 
 fn parts_of(batch: &Batch, parts: &[Part]) -> Vec<(Arc<Record>, Chosen)> {
     parts.iter().map(|part| (batch.record(part.record).clone(), part.chosen.clone())).collect()
-}
-
-/// What becomes of a record without a request.
-fn untold(record: &Record, outcomes: Outcomes) -> Completed {
-    let header = &record.header;
-    Completed {
-        from: Mark { position: header.position.previous(), total: header.total_before() },
-        to: record.mark(),
-        next: record.next,
-        outcomes,
-    }
 }
 
 /// A number that is equal for equal forwarded headers.
