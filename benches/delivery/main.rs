@@ -20,6 +20,7 @@
 //! | `throttle` | takes so many samples a second, else 429 with `Retry-After: 1` | how much of that it gets, how often it says no |
 //! | `kill` | takes 100 ms for each answer | what is sent twice after `kill -9`, and that nothing is lost |
 //! | `pair` | is strict: a sample that is not newer spoils its request | two upstreams with equal series, a series twice in each request |
+//! | `beside` | is well, beside five that are not | whether acknowledgements and delivery take longer for that |
 //!
 //! # How to read it
 //! - Every series takes the same number of bytes, so a target knows the samples of a request by its length. Only where it must look at series
@@ -34,6 +35,8 @@
     reason = "upstream and target are blocking threads: cheaper than a runtime, and nothing has to end them early"
 )]
 
+mod beside;
+mod beside;
 #[allow(dead_code, reason = "shared with the benchmark of the relay")]
 #[path = "../relay/body.rs"]
 mod body;
@@ -71,9 +74,9 @@ use process::{cpu_in_ticks, machine_busy};
 #[command(about = "Measures delivery: window, culprits, outage, throttling, kills, pairs")]
 struct Args {
     /// What to measure.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "window,culprits,outage,throttle,kill,pair")]
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "window,culprits,outage,throttle,kill,pair,beside")]
     part: Vec<Part>,
-    /// How often `window`, `culprits` and `pair` are measured.
+    /// How often `window`, `culprits`, `pair` and `beside` are measured.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
     /// How long the target is away, in seconds.
@@ -122,6 +125,8 @@ enum Part {
     Kill,
     /// Two upstreams with equal series.
     Pair,
+    /// Bad targets beside a good one.
+    Beside,
 }
 
 /// What all parts need.
@@ -171,6 +176,7 @@ fn main() -> Result<(), Box<dyn Error>> {
             Part::Throttle => throttle::measure(&rig, Duration::from_secs(args.throttle), &args.throttle_at)?,
             Part::Kill => kill::measure(&rig, args.kills, args.rate)?,
             Part::Pair => pair::measure(&rig)?,
+            Part::Beside => beside::measure(&rig)?,
         }
         let share = |cpu: Duration| 100.0 * cpu.as_secs_f64() / start.elapsed().as_secs_f64();
         println!(
