@@ -36,7 +36,6 @@
 )]
 
 mod beside;
-mod beside;
 #[allow(dead_code, reason = "shared with the benchmark of the relay")]
 #[path = "../relay/body.rs"]
 mod body;

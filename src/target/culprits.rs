@@ -65,7 +65,7 @@ struct Known {
 pub struct Culprits {
     known: HashMap<Suspect, Known>,
     /// Of these, such as were not taken since.
-    refused: usize,
+    not_taken_since: usize,
     /// When it last failed alone; and whether it was given up for that.
     poison: HashMap<Suspect, (Instant, bool)>,
     /// Header sets.
@@ -76,7 +76,7 @@ impl Culprits {
     /// Nobody needs to look at series: of all that was refused something was taken since.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.refused == 0 && self.poison.is_empty()
+        self.not_taken_since == 0 && self.poison.is_empty()
     }
 
     /// How a series of a sender is to be sent; `is_repeat` where it comes again in a request.
@@ -103,9 +103,9 @@ impl Culprits {
         self.role(suspect, is_repeat).max(in_refused)
     }
 
-    /// Whether somebody would be suspected.
+    /// Whether anybody was refused of late, whatever was since.
     #[must_use]
-    pub fn has_suspects(&self) -> bool {
+    pub fn remembers_any(&self) -> bool {
         !self.known.is_empty()
     }
 
@@ -128,14 +128,14 @@ impl Culprits {
             self.count();
         }
         let known = self.known.entry(suspect).or_insert(Known { times: 0, times_in_refused: 0, last: now });
-        self.refused += usize::from(known.times == 0);
+        self.not_taken_since += usize::from(known.times == 0);
         known.times = known.times.saturating_add(1);
         known.times_in_refused = known.times_in_refused.saturating_add(1);
         known.last = now;
     }
 
     /// A series was refused together with others.
-    pub fn refused_again(&mut self, suspect: Suspect, now: Instant) {
+    pub fn refused_among_others(&mut self, suspect: Suspect, now: Instant) {
         if let Some(known) = self.known.get_mut(&suspect) {
             known.last = now;
         }
@@ -144,7 +144,7 @@ impl Culprits {
     /// A series was taken, and nothing of it refused in the same batch; of others perhaps.
     pub fn accepted(&mut self, suspect: Suspect, is_of_refused: bool) {
         if let Some(known) = self.known.get_mut(&suspect) {
-            self.refused -= usize::from(known.times > 0);
+            self.not_taken_since -= usize::from(known.times > 0);
             known.times = 0;
             if is_of_refused {
                 known.times_in_refused = 0;
@@ -154,7 +154,7 @@ impl Culprits {
     }
 
     fn count(&mut self) {
-        self.refused = self.known.values().filter(|known| known.times > 0).count();
+        self.not_taken_since = self.known.values().filter(|known| known.times > 0).count();
     }
 
     /// A series failed alone.
@@ -250,7 +250,7 @@ mod tests {
             culprits.refused(suspect, now);
             assert_eq!(culprits.role(suspect, false), Role::Suspects);
         }
-        culprits.refused_again(suspect, now);
+        culprits.refused_among_others(suspect, now);
         assert_eq!(culprits.role(suspect, false), Role::Suspects, "that says nothing of it alone");
         culprits.refused(suspect, now);
         assert_eq!(culprits.role(suspect, false), Role::Culprits);
@@ -263,7 +263,7 @@ mod tests {
     fn who_was_refused_of_late_is_the_first_to_be_suspected() {
         let (mut culprits, now) = (Culprits::default(), Instant::now());
         let suspect = Suspect::new(7, A);
-        assert!(!culprits.has_suspects());
+        assert!(!culprits.remembers_any());
         for time in 1..=CERTAIN {
             culprits.refused(suspect, now);
             culprits.accepted(suspect, false);
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(culprits.role_in_refused(suspect, false), Role::Suspects, "others were refused, it was not");
         assert!(culprits.is_empty(), "nothing that is sent needs to be looked at");
         culprits.forget(now + 2 * SUSPECTED);
-        assert!(!culprits.has_suspects());
+        assert!(!culprits.remembers_any());
     }
 
     #[test]

@@ -18,8 +18,10 @@
 //! Invariants: a batch's pieces hold every entry that is not booked yet exactly once; a batch never grows; a record is complete when
 //! none of its entries is in a piece any more, and only then what became of it is told.
 //!
-//! `part` is a choice of a record's entries, `piece` what one request carries of them, `aside` what of a batch goes out of its turn.
+//! `part` is a choice of a record's entries, `piece` what one request carries of them, `aside` what of a batch goes behind
+//! the others, `ahead` what before them.
 
+mod ahead;
 mod aside;
 mod part;
 mod piece;

@@ -105,7 +105,7 @@ impl Delivery {
         }
         // (Of a batch of which something was refused, whoever was suspect is seen to be innocent.)
         let active = self.batches.get_mut(&id).expect("it was in flight");
-        let is_of_refused = active.refusals.said.is_some() && self.culprits.has_suspects();
+        let is_of_refused = active.refusals.said.is_some() && self.culprits.remembers_any();
         if !self.culprits.is_empty() || is_of_refused {
             let active = self.batches.get_mut(&id).expect("it was in flight");
             for (record, series, is_repeat) in active.batch.front_series(contents) {

@@ -108,7 +108,7 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it is there");
         let is_whole =
             active.batch.is_untouched() && active.batch.front().is_some_and(|piece| piece.role == Role::Main);
-        if !is_whole || active.batch.was_possibly_delivered || !self.culprits.has_suspects() {
+        if !is_whole || active.batch.was_possibly_delivered || !self.culprits.remembers_any() {
             return false;
         }
         let culprits = &self.culprits;
@@ -233,7 +233,7 @@ impl Delivery {
                 if is_alone {
                     self.culprits.refused(suspect, now);
                 } else {
-                    self.culprits.refused_again(suspect, now);
+                    self.culprits.refused_among_others(suspect, now);
                 }
             }
         }
