@@ -352,6 +352,52 @@ async fn a_series_that_kills_the_target_stops_no_other_and_is_given_up_in_the_en
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_that_is_locked_out_stops_no_other_and_is_delivered_again_when_it_is_let_in() {
+    const TENANT: &str = "x-scope-orgid";
+
+    let sink = Sink::start().await;
+    sink.script(|request| match request.headers.get(TENANT).is_some_and(|tenant| tenant == "locked") {
+        true => Answer::status(401),
+        false => Answer::status(204),
+    });
+    let relay = Config::new()
+        .server("forward_headers = [\"X-Scope-OrgID\"]")
+        .wal("max_size = \"256MiB\"")
+        .target("a", &sink.url(), &[FAST[0], FAST[1], "poison_after = \"2s\""])
+        .start()
+        .await;
+    let send_as = async |tenant: &str, series: &str, number: u64| {
+        let post = Request::new().numbered(series, number).post(Protocol::V1);
+        let request = client().post(relay.write_url()).header(TENANT, tenant).header("content-encoding", "snappy");
+        let request = request.header("content-type", post.protocol.content_type()).body(post.body);
+        assert_eq!(request.send().await.unwrap().status(), 204);
+    };
+    send_as("locked", "theirs", 0).await;
+    // It is tried slowly, each time that others have passed.
+    let mut number = 0;
+    let given_up = async || {
+        send_as("open", "ours", number).await;
+        number += 1;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        (relay.refused("a").await == reasons(&[("poison", 1)])).then_some(())
+    };
+    eventually("it is given up", 2 * SOON, given_up).await;
+    relay.drained(SOON).await;
+    assert_eq!(sink.samples("numbered{series=\"ours\"}").len() as u64, number);
+    // What comes later has one attempt.
+    send_as("locked", "theirs", 1).await;
+    relay.drained(SOON).await;
+    assert_eq!(relay.refused("a").await, reasons(&[("poison", 2)]));
+    sink.script(|_| Answer::status(204));
+    for number in 2..4 {
+        send_as("locked", "theirs", number).await;
+    }
+    relay.drained(SOON).await;
+    assert_eq!(sink.samples("numbered{series=\"theirs\"}").len(), 2);
+    assert_eq!(relay.refused("a").await, reasons(&[("poison", 2)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_target_that_fails_for_everything_has_no_poison() {
     let sink = Sink::start().await;
     let relay = relay_to(&sink.url(), &["poison_after = \"500ms\""]).await;
