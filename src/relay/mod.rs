@@ -13,6 +13,7 @@
 //! Decided here is the order of things, where a target starts (`starting_point`), what a full log gives up first (`room`), what is
 //! kept although nobody needs it (`retained`), when a segment is closed early (`lull`), and when the log will be full (`forecast`).
 
+pub mod beside;
 pub mod dead_letters;
 mod forecast;
 mod housekeeping;
@@ -35,15 +36,16 @@ use tokio::time::Instant;
 
 use crate::clock::now_ms;
 use crate::config::Config;
-use crate::dead_letter::{self, Ring};
+use crate::dead_letter::Ring;
 use crate::metrics::{Registry, TargetMetrics, WalMetrics};
 use crate::receive::Receiver;
 use crate::savepoint::{Reason, Saved, Store};
 use crate::target::{self, Orders, Phase, Progress, StartFrom, Target};
 use crate::wal::directory::{Directory, DirectoryError};
 use crate::wal::findings::Kind;
-use crate::wal::{self, Closer, Finding, Log, Mark, Observer, Opened, Recovery, RecoveryError, Report, SyncMode};
+use crate::wal::{Closer, Finding, Log, Mark, Observer, Opened, Recovery, RecoveryError, Report, SyncMode};
 use crate::web;
+use beside::{log_options, ring_options};
 use housekeeping::keep_house;
 use starting_point::{LogState, Why, starting_point};
 use state::{Ahead, Parts, State, Watched};
@@ -157,18 +159,11 @@ impl Relay {
         let registry = Registry::new();
         let wal_metrics = registry.wal();
         let observer = Arc::new(SyncObserver(wal_metrics.clone()));
-        let names = store.known().count() + config.targets.len();
-        // The log goes first: what is left of the disk must do for its next two segments.
-        let leave_free = config.wal.min_free.saturating_add(2 * config.wal.segment_bytes);
-        let ring = dead_letter::Options { bytes: config.dead_letter_bytes, leave_free };
-        let ring_bytes = Ring::reserved_bytes(&config.wal_dir, ring);
-        let overhead = OVERHEAD_BYTES + SAVEPOINT_BYTES * names as u64 + ring_bytes;
-        let options = wal::Options { overhead, ..config.wal };
-        let opened = Log::open(directory, options, &store.floors(), observer)
+        let opened = Log::open(directory, log_options(&config, &store), &store.floors(), observer)
             .map_err(|source| StartError::Log { path: dir.clone(), source })?;
         let Opened { log, appender, report, is_new, closer } = opened;
         log_report(&report, &log.findings().list, config.wal.sync);
-        let dead_letters = Arc::new(Ring::open(&config.wal_dir, ring));
+        let dead_letters = Arc::new(Ring::open(&config.wal_dir, ring_options(&config)));
 
         let log_state = LogState { start: log.start(), end: log.readable(), is_new };
         let recovery = config.wal.recovery;
@@ -290,11 +285,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default()
 }
-
-/// On disk beside segments: the lock, the list of names, directories.
-const OVERHEAD_BYTES: u64 = 32 << 10;
-/// On disk for each target: a savepoint, and a new one while it is replaced.
-const SAVEPOINT_BYTES: u64 = 24 << 10;
 
 fn log_report(report: &Report, findings: &[Finding], sync: SyncMode) {
     for finding in findings {

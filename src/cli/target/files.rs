@@ -9,6 +9,7 @@ use super::ls::Row;
 use crate::clock::now_ms;
 use crate::clock::point::parse_point;
 use crate::config::Config;
+use crate::relay::beside::log_options;
 use crate::relay::moves::{destination, plan};
 use crate::savepoint::{self, Ended, Found, Saved, Savepoint, Store};
 use crate::target::Destination;
@@ -67,7 +68,7 @@ impl Observer for Silent {
 impl Files {
     pub(super) fn open(directory: Directory, config: &Config) -> Result<Files, TargetError> {
         let store = Store::open(directory.path())?;
-        let opened = Log::open(directory, config.wal, &store.floors(), Arc::new(Silent))?;
+        let opened = Log::open(directory, log_options(config, &store), &store.floors(), Arc::new(Silent))?;
         let Opened { log, closer, .. } = opened;
         for finding in log.findings().list {
             crate::cli::say(&format!("{}: {}", finding.path.display(), finding.reason));
