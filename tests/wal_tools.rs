@@ -267,8 +267,9 @@ async fn a_log_that_is_being_written_and_released_is_never_called_damaged() {
     let dir = relay.wal_dir();
     let (mut segments, mut first) = (0, None);
     let start = std::time::Instant::now();
-    // Until it has rolled over a few times and released.
-    while segments < 6 {
+    // Until it has rolled over a few times and released, which the target may be slow to allow.
+    let has_released = || !relay.wal_dir().join("seg-00000000000000000001.wal").exists();
+    while segments < 6 || !has_released() {
         assert!(start.elapsed() < Duration::from_secs(120), "the log does not grow");
         for arguments in [&["verify"][..], &["ls"], &["dump", "--position", "1.."]] {
             let dir = dir.clone();
@@ -288,7 +289,6 @@ async fn a_log_that_is_being_written_and_released_is_never_called_damaged() {
     }
     assert!(!sender.is_finished(), "every request was taken");
     sender.abort();
-    assert!(!segment(&relay, 0).ends_with("seg-00000000000000000001.wal"), "segments were released");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,6 +118,7 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.not_before = None;
         active.batch.has_settled = true;
+        active.batch.has_hope |= active.batch.front().is_some_and(|piece| !piece.is_of_whole_records());
         active.batch.refusals_in_a_row = 0;
         active.batch.resent_in_a_row = 0;
         active.refusals.refused_at = None;

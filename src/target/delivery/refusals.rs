@@ -164,15 +164,15 @@ impl Delivery {
         let is_sender_hopeless = || self.senders.is_hopeless(self.front_sender(id));
         // (What may have been delivered has a limit of its own.)
         let is_possibly_delivered = batch.front().is_some_and(|piece| piece.is_possibly_delivered);
-        (batch.refusals_in_a_row >= HOPELESS && !is_possibly_delivered)
-            || (!batch.has_settled && (is_sender_hopeless() || self.suspicion.goes_record_by_record(now)))
+        let is_hopeless = batch.refusals_in_a_row >= HOPELESS || (!batch.has_hope && is_sender_hopeless());
+        (is_hopeless && !is_possibly_delivered) || (!batch.has_settled && self.suspicion.goes_record_by_record(now))
     }
 
     /// The target takes nothing of who sent what is next in a batch, and will not take this.
     pub(super) fn is_refused_now(&self, id: BatchId, now: Instant) -> bool {
-        let is_sender_refused = || self.senders.is_refused_now(self.front_sender(id));
-        let has_settled = self.batches[&id].batch.has_settled;
-        !has_settled && (is_sender_refused() || self.suspicion.goes_record_by_record(now))
+        let batch = &self.batches[&id].batch;
+        (!batch.has_hope && self.senders.is_refused_now(self.front_sender(id)))
+            || (!batch.has_settled && self.suspicion.goes_record_by_record(now))
     }
 
     /// Whether what a batch sends next is so old that it may be too old.
