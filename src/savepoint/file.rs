@@ -74,13 +74,13 @@ impl File {
             });
         }
         let file = disk::File::open(&path)?;
-        // The synced page that holds the newest content stays until the other one is durable.
-        let Pages { newest, unreadable, .. } = Pages::of(&file);
+        // The newer one of the synced pages stays until the other one is durable: what it covers is released, and the live page may not survive.
+        let Pages { synced: [first, second], unreadable, .. } = Pages::of(&file);
         // A page that cannot be read may be the one to keep: then a new file is made.
-        let next_synced = match newest {
-            _ if unreadable.is_some() => None,
-            Some((1, _)) | None => Some(2),
-            Some(_) => Some(1),
+        let next_synced = match unreadable {
+            Some(_) => None,
+            None if first < second => Some(1),
+            None => Some(2),
         };
         let mut opened = File {
             path,
@@ -216,6 +216,8 @@ pub(super) struct Pages {
     pub is_live_valid: bool,
     /// A page could not be read: it may be a newer one.
     pub unreadable: Option<io::Error>,
+    /// Generation and reservation of each of the two synced pages, if it is valid.
+    pub synced: [Option<(u64, Position)>; 2],
 }
 
 impl Pages {
@@ -234,6 +236,9 @@ impl Pages {
                 }
             };
             pages.is_live_valid |= number == 0 && page.is_some();
+            if let (1.., Some(page)) = (number, &page) {
+                pages.synced[number as usize - 1] = Some((page.generation, page.savepoint.reservation));
+            }
             reservation = page.as_ref().map_or(reservation, |page| reservation.max(page.savepoint.reservation));
             // Of two pages with the same content the later one: then the synced one of them is not written over next.
             if let Some(page) = page

@@ -414,6 +414,27 @@ mod tests {
     }
 
     #[test]
+    fn what_was_synced_last_survives_a_power_cut_in_the_first_sync_of_the_next_life() {
+        for syncs in 1..5 {
+            let dir = tempfile::tempdir().unwrap();
+            let file = Store::open(dir.path()).unwrap().open_file("a", LOG, saved(1)).unwrap();
+            for generation in 2..2 + syncs {
+                file.sync(&saved(generation)).unwrap();
+            }
+            file.write_live(&saved(20)).unwrap();
+            drop(file);
+            let file = Store::open(dir.path()).unwrap().open_file("a", LOG, saved(20)).unwrap();
+            let written = if file.next_synced() == 1 { 2 } else { 1 };
+            let raw = FsFile::options().write(true).open(dir.path().join("savepoints/a.sp")).unwrap();
+            for page in [0, written] {
+                raw.write_all_at(&[0; PAGE_LEN], page * PAGE_LEN as u64).unwrap();
+            }
+            let Found::Valid(found, _) = find(dir.path()) else { panic!("nothing is there after {syncs}") };
+            assert_eq!(found.generation, 1 + syncs);
+        }
+    }
+
+    #[test]
     fn a_lost_or_damaged_file_of_a_known_name_is_not_new() {
         let dir = tempfile::tempdir().unwrap();
         drop(Store::open(dir.path()).unwrap().open_file("a", LOG, saved(1)).unwrap());
