@@ -7,7 +7,8 @@ use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
-use super::{AttemptId, Delivery, Event, Flight, Refusals, Refused, Said, Trouble, What, parts_of};
+use super::active::{Refusals, parts_of};
+use super::{AttemptId, Delivery, Event, Flight, Refused, Said, Trouble, What};
 use crate::savepoint::Reason;
 
 impl Delivery {
@@ -372,27 +373,5 @@ impl Delivery {
             let failures = active.batch.front().map_or(1, |piece| piece.failures.max(1));
             active.not_before = Some(now + self.rules.hold.wait(failures, random));
         }
-    }
-
-    /// What is done is told; what was refused as a whole only when it is believed.
-    pub(super) fn finish(&mut self, id: BatchId, now: Instant) {
-        let Some(active) = self.batches.get_mut(&id) else { return };
-        if active.batch.has_settled {
-            self.complete(id);
-        }
-        let active = self.batches.get_mut(&id).expect("it is there");
-        if !active.batch.is_done() {
-            return;
-        }
-        if !active.batch.has_settled && !active.refusals.refused.is_empty() {
-            let refused_at = active.refusals.refused_at.unwrap_or(now);
-            if !self.suspicion.believes(refused_at, !active.refusals.is_unexpected, now) {
-                if let Some(active) = self.batches.get_mut(&id) {
-                    active.refusals.is_in_doubt = true;
-                }
-                return;
-            }
-        }
-        self.tell(id);
     }
 }

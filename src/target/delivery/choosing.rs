@@ -14,8 +14,9 @@ use super::super::culprits::{Culprits, Suspect};
 use super::super::pace::May;
 use super::super::queue::Limits;
 use super::super::window::BatchId;
+use super::active::{Active, keyed, parts_of};
 use super::senders::Senders;
-use super::{Active, Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What, keyed, parts_of};
+use super::{Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What};
 use crate::savepoint::{Cuts, Outcomes};
 use crate::wal::Record;
 
@@ -324,15 +325,15 @@ impl Delivery {
             }
             self.halve(id, contents, true);
         }
-        let is_refused_now = self.is_refused_now(id, now);
-        let is_of_backlog = self.is_of_backlog(id);
-        let active = self.batches.get_mut(&id).expect("it was looked at");
-        if is_refused_now {
+        if self.is_refused_now(id, now) {
+            let is_of_backlog = self.is_of_backlog(id);
+            let active = self.batches.get_mut(&id).expect("it was looked at");
             active.batch.peel();
             if is_of_backlog {
                 active.batch.call_witness(contents, false);
             }
         }
+        let active = self.batches.get_mut(&id).expect("it was looked at");
         let bytes = active.batch.front_bytes();
         let samples = active.batch.front_samples(contents);
         let attempt = AttemptId(self.next_attempt);

@@ -8,8 +8,9 @@ use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::pace::May;
 use super::super::window::BatchId;
+use super::active::{Active, keyed};
 use super::choosing::roles;
-use super::{Active, Delivery, Event, Next, Said, What, keyed};
+use super::{Delivery, Event, Next, Said, What};
 use crate::savepoint::Reason;
 
 /// Failures of one piece in a row before others are asked.

@@ -17,10 +17,13 @@ use std::time::Instant;
 use super::super::batch::{Contents, Piece, Role, Witness};
 use super::super::culprits::Suspect;
 use super::super::window::BatchId;
+use super::active::parts_of;
 use super::senders::Sender;
-use super::{Delivery, RESENT_TRIES, Refused, Said, parts_of};
+use super::{Delivery, Refused, Said};
 use crate::savepoint::Reason;
 
+/// Refusals in a row after which what may have been delivered is taken for delivered.
+const RESENT_TRIES: u32 = 16;
 /// Refusals in a row of a batch, with nothing taken between, after which what is refused is not halved without a witness.
 const HOPELESS: u32 = 32;
 /// What is so much older than the newest sample is a backlog: the target may have a bound to its age, which goes through some request.
@@ -40,7 +43,6 @@ impl Delivery {
         piece.failures = 0;
         piece.failing_since = None;
         let is_possibly_delivered = piece.is_possibly_delivered;
-        let (role, is_cheap) = (piece.role, piece.is_cheap);
         if is_possibly_delivered {
             active.batch.resent_in_a_row += 1;
         }
@@ -50,13 +52,16 @@ impl Delivery {
             }
             return;
         }
-        // What is refused together with many that are always refused is seldom worth the search.
         let is_hopeless = self.is_hopeless(id, now);
-        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(role) && !is_cheap;
         if !is_hopeless && self.set_suspects_aside(id, contents) {
             return;
         }
-        let is_divisible = self.batches.get_mut(&id).expect("it is there").batch.is_divisible(contents);
+        let active = self.batches.get_mut(&id).expect("it is there");
+        let is_divisible = active.batch.is_divisible(contents);
+        let piece = active.batch.front().expect("it was in flight");
+        let (role, is_cheap) = (piece.role, piece.is_cheap);
+        // What is refused together with many that are always refused is seldom worth the search.
+        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(role) && !is_cheap;
         if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
             self.halve(id, contents, !is_possibly_delivered);
             return;
@@ -226,10 +231,9 @@ impl Delivery {
         if is_alone || role == Role::Culprits {
             for (record, series, is_repeat) in active.batch.front_series(contents) {
                 let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
-                if active.refusals.culprits.contains(&suspect) {
+                if !active.refusals.culprits.insert(suspect) {
                     continue;
                 }
-                active.refusals.culprits.push(suspect);
                 if is_alone {
                     self.culprits.refused(suspect, now);
                 } else {

@@ -30,9 +30,11 @@ use log::{EPOCH_MS, EntryId, FakeLog, Key};
 use setup::{Disturbances, Setup, ms, pace, seconds};
 use target::{Asked, Manners, Store, Verdict};
 
+use super::super::batch::Part;
 use super::super::outcome::Outcome;
 use super::*;
-use crate::savepoint::Savepoint;
+use crate::savepoint::{Cut, Cuts, Reason, Savepoint};
+use crate::wal::Position;
 
 #[derive(Debug)]
 struct Request {

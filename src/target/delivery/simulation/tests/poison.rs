@@ -1,6 +1,7 @@
 //! What fails alone, and when all fails.
 
 use super::*;
+use crate::target::outcome::Reason as HoldReason;
 
 #[test]
 fn a_poison_series_is_given_up_after_a_while_and_others_flow() {
@@ -197,7 +198,7 @@ fn what_is_held_is_kept_whatever_else_the_target_takes() {
     let mut world = World::new(setup);
     world.run_for(seconds(2 * 3600), 100_000);
     assert_eq!(world.savepoint.ledger.refused, 0);
-    assert!(world.events.contains(&Event::BeganHolding(super::super::super::HoldReason::Status(415))));
+    assert!(world.events.contains(&Event::BeganHolding(HoldReason::Status(415))));
     world.manners.not_understood = None;
     world.run();
     assert_eq!(world.savepoint.ledger.delivered, 200);

@@ -1,0 +1,162 @@
+//! What goes into delivery and what comes out of it, apart from records: rules, attempts, answers, what was refused, what is worth a line in the log.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::backoff::Backoff;
+use super::super::batch::{Chosen, Samples};
+use super::super::outcome::Reason as HoldReason;
+use crate::savepoint::{Cut, Learned, Reason};
+use crate::wal::record::Kind;
+use crate::wal::{Position, Record};
+
+/// How a target is delivered to; checked.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// Requests at a time. At least 1.
+    pub max_in_flight: usize,
+    /// Samples of a merged request.
+    pub max_samples_per_send: u64,
+    /// Bytes of a merged request.
+    pub max_bytes_per_send: u64,
+    /// See `suspicion`.
+    pub suspect_after: Duration,
+    /// How long a piece fails alone before it is given up.
+    pub poison_after: Duration,
+    /// Older samples are not sent.
+    pub sample_age_limit: Option<Duration>,
+    /// Of the requests, while there are two lanes: the part of the backlog, 0 to 1.
+    pub backlog_share: f64,
+    /// After answers that ask for somebody's attention, and for what fails alone.
+    pub hold: Backoff,
+}
+
+impl Rules {
+    /// The most requests at a time: a savepoint holds 32 cuts, two of a batch that is being halved.
+    pub const IN_FLIGHT_MAX: usize = 30;
+
+    /// How many batches may be unsettled at a time.
+    #[must_use]
+    pub fn ahead(&self) -> usize {
+        (2 * self.max_in_flight).clamp(2, Rules::IN_FLIGHT_MAX)
+    }
+}
+
+/// Records come in one, or with `fresh_first` new ones beside the backlog in another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// The first.
+    One = 0,
+    /// The other one.
+    Two = 1,
+}
+
+impl Lane {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Lane {
+        match self {
+            Lane::One => Lane::Two,
+            Lane::Two => Lane::One,
+        }
+    }
+}
+
+/// Names an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AttemptId(pub u64);
+
+/// A request to be made.
+#[derive(Clone, Debug)]
+pub struct Attempt {
+    /// For its answer.
+    pub id: AttemptId,
+    /// As its records were received.
+    pub kind: Kind,
+    /// Headers that came with the data.
+    pub forwarded: Vec<(String, Vec<u8>)>,
+    /// What of which records; empty for a question.
+    pub parts: Vec<(Arc<Record>, Chosen)>,
+    /// In it.
+    pub samples: Samples,
+}
+
+/// What to do now.
+#[derive(Clone, Debug)]
+pub enum Next {
+    /// Make this request, and ask again.
+    Start(Box<Attempt>),
+    /// Nothing before this, or before something happens.
+    Wait(Option<Instant>),
+}
+
+/// An answer, as far as it is needed here.
+#[derive(Clone, Debug)]
+pub struct Said {
+    /// Its status, if there was one.
+    pub status: Option<u16>,
+    /// What the target wrote, for people.
+    pub text: String,
+}
+
+/// What a target refused for good, to be kept.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// As received.
+    pub kind: Kind,
+    /// What of which records.
+    pub parts: Vec<(Arc<Record>, Chosen)>,
+    /// Why.
+    pub reason: Reason,
+    /// The answer.
+    pub said: Said,
+    /// Samples that were refused.
+    pub samples: u64,
+    /// The target kept the others: the parts hold more than was refused.
+    pub is_partial: bool,
+}
+
+/// What is worth a line in the log: once when it begins, once when it ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Attempts fail.
+    BeganBackingOff,
+    /// The target is held.
+    BeganHolding(HoldReason),
+    /// It refuses everything, and empty requests too.
+    BeganSuspect,
+    /// A batch fails while others pass.
+    Isolated {
+        /// Its first record.
+        first: Position,
+        /// Its last.
+        last: Position,
+    },
+    /// It takes records again, after so many failed attempts.
+    Recovered {
+        /// In a row.
+        failures: u32,
+    },
+}
+
+/// Why nothing gets through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Attempts fail.
+    BackingOff,
+    /// Somebody must look.
+    Held(HoldReason),
+}
+
+/// What a former life left behind.
+#[derive(Clone, Debug, Default)]
+pub struct Resume {
+    /// Cuts of batches that were started.
+    pub cuts: Vec<Cut>,
+    /// Up to here something may have been sent, nobody knows in which cuts.
+    pub unsure: Position,
+    /// What was learned of the target, if it is the same.
+    pub learned: Learned,
+    /// By an operator.
+    pub is_paused: bool,
+}
