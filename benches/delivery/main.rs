@@ -4,6 +4,7 @@
 //! cargo bench --bench delivery                                          # everything, below half an hour
 //! cargo bench --bench delivery -- --part window,culprits                # see --help
 //! cargo bench --bench delivery -- --part outage --outage 600            # ten minutes away
+//! cargo bench --bench delivery -- --part pair --scrapes 240             # an hour of two upstreams
 //! ```
 //!
 //! ```text
@@ -96,6 +97,9 @@ struct Args {
     /// How long an answer takes in `culprits`, `outage`, `throttle` and `pair`, in milliseconds.
     #[arg(long, default_value_t = 10)]
     latency: u64,
+    /// How many scrapes `pair` has: one for each 15 s, 240 for an hour.
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u16).range(1..))]
+    scrapes: u16,
     /// Requests at the target second by second, for a closer look.
     #[arg(long)]
     timeline: bool,
@@ -136,6 +140,8 @@ struct Rig<'a> {
     dir: &'a Path,
     latency: Duration,
     rounds: usize,
+    /// Of `pair`.
+    scrapes: usize,
     shows_timeline: bool,
 }
 
@@ -164,6 +170,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         dir: &args.dir,
         latency: Duration::from_millis(args.latency),
         rounds: args.rounds,
+        scrapes: args.scrapes.into(),
         shows_timeline: args.timeline,
     };
     for part in &args.part {

@@ -1,7 +1,7 @@
 //! Two upstreams with equal series, as an HA pair without replica labels, and a target that refuses a request for one bad sample.
 //!
 //! ```text
-//!   scrape 1          scrape 2              ten minutes of scrapes, each as soon as the one before is acknowledged
+//!   scrape 1          scrape 2              scrapes every 15 s, each as soon as the one before is acknowledged
 //!   A: 10 requests    A: ...                B's values differ, its times do not (recording rules: evaluated at the same times)
 //!   B: 10 requests    B: ...                B connects from an address of its own
 //! ```
@@ -32,11 +32,12 @@ use crate::upstream::send;
 
 /// Of each upstream in each scrape.
 const REQUESTS: usize = 10;
-const SCRAPES: usize = 40;
 const INTERVAL_MS: i64 = 15_000;
-/// The time in which all of it came in, were it not compressed.
-const LASTING: Duration = Duration::from_millis(SCRAPES as u64 * INTERVAL_MS as u64);
-const SETTLED_WITHIN: Duration = LASTING;
+
+/// The time in which so many scrapes came in, were it not compressed.
+fn lasting(scrapes: usize) -> Duration {
+    Duration::from_millis(scrapes as u64 * INTERVAL_MS as u64)
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
@@ -82,8 +83,8 @@ impl Kind {
     }
 
     /// The samples that a target cannot take, whatever the order.
-    fn bad(self) -> u64 {
-        let requests = (REQUESTS * SCRAPES) as u64;
+    fn bad(self, scrapes: usize) -> u64 {
+        let requests = (REQUESTS * scrapes) as u64;
         match self {
             Kind::Clean => 0,
             Kind::Twice | Kind::TwiceInTime => 2 * requests,
@@ -92,14 +93,16 @@ impl Kind {
         }
     }
 
-    fn all(self) -> u64 {
-        (2 * REQUESTS * SCRAPES * (SERIES + usize::from(self.has_one_twice()))) as u64
+    /// All samples that come in.
+    fn all(self, scrapes: usize) -> u64 {
+        (2 * REQUESTS * scrapes * (SERIES + usize::from(self.has_one_twice()))) as u64
     }
 }
 
 #[derive(Debug)]
 struct Measured {
     kind: Kind,
+    scrapes: usize,
     seen: Timeline,
     arrival: Duration,
     took: Duration,
@@ -109,16 +112,25 @@ struct Measured {
 }
 
 impl Measured {
+    fn bad(&self) -> u64 {
+        self.kind.bad(self.scrapes)
+    }
+
+    fn all(&self) -> u64 {
+        self.kind.all(self.scrapes)
+    }
+
     /// What the target would have taken, had it been sent without what is bad.
     fn good_refused(&self) -> i64 {
-        (self.kind.all() - self.kind.bad()) as i64 - self.seen.taken() as i64
+        (self.all() - self.bad()) as i64 - self.seen.taken() as i64
     }
 }
 
 /// Measures and prints.
 pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
+    let (scrapes, lasting) = (rig.scrapes, lasting(rig.scrapes));
     println!(
-        "\npair: 2 upstreams x {SCRAPES} scrapes x {REQUESTS} requests of {SERIES}, {LASTING:?} of scrapes sent as fast as they are acknowledged, a strict \
+        "\npair: 2 upstreams x {scrapes} scrapes x {REQUESTS} requests of {SERIES}, {lasting:?} of scrapes sent as fast as they are acknowledged, a strict \
          target, answers take {:?}, {} rounds: median [min..max]",
         rig.latency, rig.rounds,
     );
@@ -126,7 +138,7 @@ pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
     for round in 0..rig.rounds {
         for kind in Kind::value_variants() {
             eprintln!("pair, round {} of {}: {}", round + 1, rig.rounds, kind.name());
-            measured.push(scrapes(rig, *kind)?);
+            measured.push(run(rig, *kind)?);
         }
     }
     let of = |kind: Kind| measured.iter().filter(move |one| one.kind == kind);
@@ -154,16 +166,16 @@ pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
         table.row(vec![
             kind.name().to_owned(),
             spread(&|one| one.seen.requests() as f64, 0),
-            spread(&|one| one.seen.requests() as f64 / (2 * REQUESTS * SCRAPES) as f64, 2),
+            spread(&|one| one.seen.requests() as f64 / (2 * REQUESTS * scrapes) as f64, 2),
             spread(&|one| one.seen.requests() as f64 / clean, 1),
             spread(&|one| one.seen.questions() as f64, 0),
-            spread(&|one| one.seen.sent() as f64 / kind.all() as f64, 1),
+            spread(&|one| one.seen.sent() as f64 / one.all() as f64, 1),
             spread(&|one| one.arrival.as_secs_f64(), 1),
             spread(&|one| one.took.as_secs_f64(), 1),
-            spread(&|one| one.took.as_secs_f64() / LASTING.as_secs_f64(), 3),
+            spread(&|one| one.took.as_secs_f64() / lasting.as_secs_f64(), 3),
             spread(&|one| one.seen.silence().as_secs_f64(), 2),
             spread(&|one| one.cpu.as_secs_f64(), 2),
-            kind.bad().to_string(),
+            kind.bad(scrapes).to_string(),
             spread(&|one| one.settled.status.refused as f64, 0),
             spread(&|one| one.good_refused() as f64, 0),
             of(*kind).next_back().map(|one| one.reasons.clone()).unwrap_or_default(),
@@ -177,13 +189,13 @@ pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
     for one in &measured {
         let status = one.settled.status;
         if status.pending > 0 {
-            println!("{}: NOT SETTLED within {SETTLED_WITHIN:?}: {} samples are owed", one.kind.name(), status.pending);
-        } else if status.refused != one.kind.bad() || one.seen.taken() + status.refused != one.kind.all() {
+            println!("{}: NOT SETTLED within {lasting:?}: {} samples are owed", one.kind.name(), status.pending);
+        } else if status.refused != one.bad() || one.seen.taken() + status.refused != one.all() {
             println!(
                 "{}: of {} samples, {} bad, the target took {}, the relay counts {} delivered and {} refused ({})",
                 one.kind.name(),
-                one.kind.all(),
-                one.kind.bad(),
+                one.all(),
+                one.bad(),
                 one.seen.taken(),
                 status.delivered,
                 status.refused,
@@ -194,7 +206,7 @@ pub fn measure(rig: &Rig) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn scrapes(rig: &Rig, kind: Kind) -> Result<Measured, Box<dyn Error>> {
+fn run(rig: &Rig, kind: Kind) -> Result<Measured, Box<dyn Error>> {
     let dir = tempfile::tempdir_in(rig.dir)?;
     let mut target = Target::away(rig.latency, strict())?;
     target.come()?;
@@ -202,7 +214,8 @@ fn scrapes(rig: &Rig, kind: Kind) -> Result<Measured, Box<dyn Error>> {
     let upstreams = [bodies(kind, 0), bodies(kind, 1)];
     let watch = Watch::start(relay.process.pid())?;
     let start = Instant::now();
-    let first_time = now_ms() - i64::try_from(LASTING.as_millis())?;
+    let lasting = lasting(rig.scrapes);
+    let first_time = now_ms() - i64::try_from(lasting.as_millis())?;
     let turns = Barrier::new(2);
     std::thread::scope(|scope| {
         let threads = upstreams.into_iter().enumerate().map(|(number, mut bodies)| {
@@ -210,12 +223,10 @@ fn scrapes(rig: &Rig, kind: Kind) -> Result<Measured, Box<dyn Error>> {
             scope.spawn(move || {
                 let mut connection = connect_from(Ipv4Addr::new(127, 0, 0, 1 + number as u8), relay.address)?;
                 let is_in_turn = kind != Kind::Race;
-                for scrape in 0..SCRAPES {
+                for scrape in 0..rig.scrapes {
                     turns.wait();
                     if kind.keeps_up() {
-                        relay
-                            .wait_until_settled(SETTLED_WITHIN)
-                            .map_err(|error| io::Error::other(error.to_string()))?;
+                        relay.wait_until_settled(lasting).map_err(|error| io::Error::other(error.to_string()))?;
                     }
                     if is_in_turn && number == 1 {
                         turns.wait();
@@ -234,11 +245,21 @@ fn scrapes(rig: &Rig, kind: Kind) -> Result<Measured, Box<dyn Error>> {
         threads.into_iter().try_for_each(|thread| thread.join().expect("an upstream does not panic"))
     })?;
     let arrival = start.elapsed();
-    let settled = relay.wait_until_settled(SETTLED_WITHIN)?;
+    let settled = relay.wait_until_settled(lasting)?;
     let used = watch.stop()?;
     let seen = target.seen();
     rig.show(&seen);
-    Ok(Measured { kind, seen, arrival, took: settled.at - start, cpu: used.cpu, settled, reasons: relay.refused()? })
+    let scrapes = rig.scrapes;
+    Ok(Measured {
+        kind,
+        scrapes,
+        seen,
+        arrival,
+        took: settled.at - start,
+        cpu: used.cpu,
+        settled,
+        reasons: relay.refused()?,
+    })
 }
 
 fn bodies(kind: Kind, upstream: usize) -> Vec<Body> {

@@ -191,7 +191,7 @@ impl Suspicion {
     /// Whether refusals between what it accepts are usual with it.
     fn is_usual(&self) -> bool {
         self.trust >= TRUSTED
-            && self.last_accepted.is_some_and(|accepted| self.last_believed.is_none_or(|before| accepted > before))
+            && self.last_accepted.is_some_and(|accepted| self.last_believed.is_none_or(|before| accepted >= before))
     }
 
     /// Whether a piece that was refused, while others of its batch are or were there, is to be given up without a question. `after` is when
@@ -212,7 +212,7 @@ impl Suspicion {
     /// Whether a batch that was refused as a whole, from `refused_at` on, is to be booked without a question. `is_expected` where all that its senders
     /// sent of late was refused: then a question is answered for some time.
     pub fn believes(&mut self, refused_at: Instant, is_expected: bool, now: Instant) -> bool {
-        let accepted_since = self.last_accepted.is_some_and(|accepted| accepted > refused_at);
+        let accepted_since = self.last_accepted.is_some_and(|accepted| accepted >= refused_at);
         let is_usual = self.is_usual();
         let goes_on = (is_expected || self.goes_record_by_record(now)) && self.was_sane_just_now(now);
         let believes = !self.is_suspect && (accepted_since || is_usual || self.is_forced || goes_on);

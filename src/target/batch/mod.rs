@@ -85,8 +85,6 @@ pub struct Batch {
     pieces: VecDeque<Piece>,
     /// Something of it is final: accepted, or given up as poison. From then on it is not sent again as a whole.
     pub has_settled: bool,
-    /// A part of a record of it was accepted: it is worth taking others apart.
-    pub has_hope: bool,
     /// Pieces of it that were refused since something of it was accepted.
     pub refusals_in_a_row: u32,
     /// The same, of pieces that were possibly delivered.
@@ -113,7 +111,6 @@ impl Batch {
             records: records.into_iter().map(owed).collect(),
             pieces: [piece].into(),
             has_settled: false,
-            has_hope: false,
             refusals_in_a_row: 0,
             resent_in_a_row: 0,
             splits: 0,
@@ -338,7 +335,6 @@ impl Batch {
         }
         self.pieces = [Piece { is_possibly_delivered, ..Piece::new(parts, Role::Main) }].into();
         self.before_single_out = None;
-        self.has_hope = false;
         self.refusals_in_a_row = 0;
         self.resent_in_a_row = 0;
     }

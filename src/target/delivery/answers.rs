@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::super::batch::{Contents, Role};
+use super::super::batch::{Contents, Role, Witness};
 use super::super::culprits::Suspect;
 use super::super::outcome::Outcome;
 use super::super::suspicion::Finding;
@@ -116,10 +116,11 @@ impl Delivery {
                 }
             }
         }
+        let sender = self.front_sender(id);
         let active = self.batches.get_mut(&id).expect("it was in flight");
+        let is_witness = active.batch.front().is_some_and(|piece| piece.witness == Witness::Is);
         active.not_before = None;
         active.batch.has_settled = true;
-        active.batch.has_hope |= active.batch.front().is_some_and(|piece| !piece.is_of_whole_records());
         active.batch.refusals_in_a_row = 0;
         active.batch.resent_in_a_row = 0;
         active.refusals.refused_at = None;
@@ -131,6 +132,11 @@ impl Delivery {
             && !next.is_possibly_delivered
         {
             next.is_known_bad = true;
+        }
+        if is_witness {
+            // What it says counts at once, and after what was refused before it: what it went before is taken apart.
+            self.complete(id);
+            self.senders.some_taken(sender);
         }
         self.give_up_what_is_certain(id, contents, now);
         let active = self.batches.get_mut(&id).expect("it is there");

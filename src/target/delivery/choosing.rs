@@ -325,7 +325,7 @@ impl Delivery {
             }
             self.halve(id, contents, true);
         }
-        if self.is_refused_now(id, now) {
+        if self.goes_alone(id, now) {
             let is_of_backlog = self.is_of_backlog(id);
             let active = self.batches.get_mut(&id).expect("it was looked at");
             active.batch.peel();

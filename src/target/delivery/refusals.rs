@@ -5,7 +5,7 @@
 //!      | may have been delivered, and 16 in a row, nothing taken -----> all of that is given up: `resent`
 //!      | whole, and something in it was refused of late ---------------> set aside, the others go first
 //!      | worth it, and within the budget ------------------------------> halved
-//!      | hopeless (32 in a row, or all of its sender's) ---------------> a witness goes first
+//!      | hopeless (32 in a row, or fewer: `senders`)    ---------------> a witness goes first
 //!      | a piece, and the target was not asked of late -----------------> in doubt: asked, then sent again
 //!      '---------------------------------------------------------------> given up: `status`, or `unsplit` if it could be cut further
 //!
@@ -24,8 +24,6 @@ use crate::savepoint::Reason;
 
 /// Refusals in a row after which what may have been delivered is taken for delivered.
 const RESENT_TRIES: u32 = 16;
-/// Refusals in a row of a batch, with nothing taken between, after which what is refused is not halved without a witness.
-const HOPELESS: u32 = 32;
 /// What is so much older than the newest sample is a backlog: the target may have a bound to its age, which goes through some request.
 const BACKLOG_MS: i64 = 600_000;
 /// Halvings of one batch, after which none is made below the records.
@@ -79,7 +77,7 @@ impl Delivery {
         // one piece after the other is refused that is not suspect; then the piece is sent again.
         let active = self.batches.get_mut(&id).expect("it is there");
         let is_a_piece = active.batch.pieces() > 1 || has_settled;
-        let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted > at);
+        let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted >= at);
         let in_a_row =
             active.refusals.given_up_at.filter(|at| has_settled && role == Role::Main && !was_accepted_since(*at));
         let piece = active.batch.front_mut().expect("it was in flight");
@@ -116,9 +114,13 @@ impl Delivery {
         if !is_whole || active.batch.was_possibly_delivered || !self.culprits.remembers_any() {
             return false;
         }
-        let culprits = &self.culprits;
+        let (culprits, senders, lane) = (&self.culprits, &self.senders, active.lane);
         active.batch.set_aside(contents, |record, series, is_repeat| {
-            culprits.role_in_refused(Suspect::new(series, record.meta.sender), is_repeat)
+            let sender = record.meta.sender;
+            match senders.is_hopeless((lane, sender)) {
+                true => Role::Main,
+                false => culprits.role_in_refused(Suspect::new(series, sender), is_repeat),
+            }
         });
         active.batch.was_refused_before();
         active.batch.pieces() > 1
@@ -166,18 +168,19 @@ impl Delivery {
     /// The target seems to take nothing of this part of a batch, or nothing at all of who sent it.
     pub(super) fn is_hopeless(&self, id: BatchId, now: Instant) -> bool {
         let batch = &self.batches[&id].batch;
-        let is_sender_hopeless = || self.senders.is_hopeless(self.front_sender(id));
         // (What may have been delivered has a limit of its own.)
         let is_possibly_delivered = batch.front().is_some_and(|piece| piece.is_possibly_delivered);
-        let is_hopeless = batch.refusals_in_a_row >= HOPELESS || (!batch.has_hope && is_sender_hopeless());
-        (is_hopeless && !is_possibly_delivered) || (!batch.has_settled && self.suspicion.goes_record_by_record(now))
+        let is_hopeless = || batch.refusals_in_a_row >= self.senders.patience(self.front_sender(id));
+        (!is_possibly_delivered && is_hopeless()) || self.goes_record_by_record(id, now)
     }
 
-    /// The target takes nothing of who sent what is next in a batch, and will not take this.
-    pub(super) fn is_refused_now(&self, id: BatchId, now: Instant) -> bool {
-        let batch = &self.batches[&id].batch;
-        (!batch.has_hope && self.senders.is_refused_now(self.front_sender(id)))
-            || (!batch.has_settled && self.suspicion.goes_record_by_record(now))
+    /// What is next in a batch goes record by record: hardly anything is taken of who sent it, or of anybody.
+    pub(super) fn goes_alone(&self, id: BatchId, now: Instant) -> bool {
+        self.senders.is_hopeless(self.front_sender(id)) || self.goes_record_by_record(id, now)
+    }
+
+    fn goes_record_by_record(&self, id: BatchId, now: Instant) -> bool {
+        !self.batches[&id].batch.has_settled && self.suspicion.goes_record_by_record(now)
     }
 
     /// Whether what a batch sends next is so old that it may be too old.
@@ -190,7 +193,7 @@ impl Delivery {
     }
 
     /// Who sent what a batch sends next, or the first of that.
-    fn front_sender(&self, id: BatchId) -> Sender {
+    pub(super) fn front_sender(&self, id: BatchId) -> Sender {
         let active = &self.batches[&id];
         let first = active.batch.front().map_or(0, |piece| piece.records().0);
         (active.lane, active.batch.record(first).meta.sender)

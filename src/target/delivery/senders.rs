@@ -1,12 +1,13 @@
 //! Of which senders a target takes nothing: of the second one of a pair with equal labels, or of all while a backlog is older than it takes. Pure.
 //!
 //! ```text
-//!   of a request, its witnesses too, everything was refused   +2, up to 24
+//!   of a request, its witnesses too, everything was refused   +3, up to 36
 //!   a whole request was taken                                 -1
 //!   some of a request was refused and some taken               0
 //! ```
-//! At 8 a sender is *hopeless*: its requests go one by one and are not taken apart, unless a *witness* (see `batch`) is taken. As soon as one is, or
-//! some whole requests are, all is as before.
+//! At 12 a sender is *hopeless*: its requests go one by one and are not taken apart, unless a *witness* (see `batch`) is taken. As soon as one is, or
+//! some whole requests are, all is as before. Before that each of its requests of which all is refused is taken apart with half the patience of the
+//! one before. Of two senders with equal labels who race each other both become hopeless, so that a whole request costs one, refused or not.
 //!
 //! Bounded: [`SENDERS_MAX`] senders; when there are more, the oldest are forgotten, and cost a search again.
 
@@ -18,8 +19,10 @@ use super::super::culprits::forget_oldest;
 use super::Lane;
 
 const SENDERS_MAX: usize = 1024;
-const REFUSED: u32 = 2;
+const REFUSED: u32 = 3;
 const HOPELESS: u32 = 4 * REFUSED;
+/// [`Senders::patience`] with a sender of whom nothing is known.
+const PATIENCE: u32 = 32;
 const MOST: u32 = 12 * REFUSED;
 /// What was not refused for so long is another story.
 const REMEMBERED: Duration = Duration::from_secs(3600);
@@ -31,8 +34,6 @@ pub(super) type Sender = (Lane, Option<IpAddr>);
 struct Refused {
     score: u32,
     last: Instant,
-    /// Nothing was taken since.
-    is_latest: bool,
 }
 
 /// See the module.
@@ -45,15 +46,14 @@ impl Senders {
         if self.0.len() >= SENDERS_MAX && !self.0.contains_key(&sender) {
             forget_oldest(&mut self.0, |refused| refused.last, now);
         }
-        let refused = self.0.entry(sender).or_insert(Refused { score: 0, last: now, is_latest: true });
-        *refused = Refused { score: (refused.score + REFUSED).min(MOST), last: now, is_latest: true };
+        let refused = self.0.entry(sender).or_insert(Refused { score: 0, last: now });
+        *refused = Refused { score: (refused.score + REFUSED).min(MOST), last: now };
     }
 
     /// A whole request of a sender was taken.
     pub(super) fn all_taken(&mut self, sender: Sender) {
         let Some(refused) = self.0.get_mut(&sender) else { return };
         refused.score -= 1;
-        refused.is_latest = false;
         if refused.score == 0 {
             self.0.remove(&sender);
         }
@@ -69,14 +69,16 @@ impl Senders {
         self.0.is_empty()
     }
 
+    /// How many refusals in a row of one batch, with nothing taken between, are enough to take no more of it apart without a witness. The fewer, the
+    /// more often all of a request of this sender was refused.
+    pub(super) fn patience(&self, sender: Sender) -> u32 {
+        let score = self.0.get(&sender).map_or(0, |refused| refused.score);
+        if score >= HOPELESS { 0 } else { PATIENCE >> (score / REFUSED) }
+    }
+
     /// What is refused of it is not worth being taken apart.
     pub(super) fn is_hopeless(&self, sender: Sender) -> bool {
         self.0.get(&sender).is_some_and(|refused| refused.score >= HOPELESS)
-    }
-
-    /// It is hopeless, and the next one will be refused, too, most likely.
-    pub(super) fn is_refused_now(&self, sender: Sender) -> bool {
-        self.is_hopeless(sender) && self.0[&sender].is_latest
     }
 
     /// Forgets what was long ago.
@@ -107,7 +109,7 @@ mod tests {
     fn a_sender_of_whom_all_was_refused_some_times_is_hopeless() {
         assert!(!refused(3).0.is_hopeless(A));
         let (senders, _) = refused(4);
-        assert!(senders.is_hopeless(A) && senders.is_refused_now(A));
+        assert!(senders.is_hopeless(A));
         assert!(!senders.is_hopeless(B), "each for itself");
         assert!(!senders.is_hopeless((Lane::Two, A.1)));
     }
@@ -116,7 +118,7 @@ mod tests {
     fn some_that_is_taken_ends_it_at_once_and_whole_requests_do_so_after_some() {
         let (mut senders, _) = refused(1000);
         senders.all_taken(A);
-        assert!(senders.is_hopeless(A) && !senders.is_refused_now(A));
+        assert!(senders.is_hopeless(A));
         (0..MOST - HOPELESS).for_each(|_| senders.all_taken(A));
         assert!(!senders.is_hopeless(A));
         let (mut senders, _) = refused(1000);
@@ -133,6 +135,24 @@ mod tests {
         }
         senders.all_refused(A, now);
         assert!(senders.is_hopeless(A));
+    }
+
+    #[test]
+    fn patience_halves_with_each_request_of_which_all_is_refused() {
+        let patience: Vec<u32> = (0..6).map(|times| refused(times).0.patience(A)).collect();
+        assert_eq!(patience, [32, 16, 8, 4, 0, 0]);
+    }
+
+    #[test]
+    fn of_two_who_race_each_other_both_are_hopeless_soon() {
+        let (mut senders, now) = refused(0);
+        for _ in 0..HOPELESS {
+            senders.all_refused(A, now);
+            senders.all_taken(A);
+            senders.all_taken(B);
+            senders.all_refused(B, now);
+        }
+        assert!(senders.is_hopeless(A) && senders.is_hopeless(B));
     }
 
     #[test]

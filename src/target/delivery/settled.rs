@@ -90,7 +90,7 @@ impl Delivery {
     }
 
     /// Tells what is known of a batch now.
-    fn complete(&mut self, id: BatchId) {
+    pub(super) fn complete(&mut self, id: BatchId) {
         let active = self.batches.get_mut(&id).expect("it is there");
         let completed = active.batch.take_completed();
         if active.refusals.given_up_at.is_some() || !self.senders.is_empty() {

@@ -122,6 +122,26 @@ fn of_scrapes_with_many_bad_series_side_by_side_all_others_arrive_and_in_the_end
 }
 
 #[test]
+fn a_pair_of_which_now_the_one_and_now_the_other_comes_first_costs_little_also_in_a_backlog() {
+    let (scrapes, series) = (400u64, 100);
+    let mut random = fastrand::Rng::with_seed(1);
+    let log = (0..scrapes).flat_map(|_| {
+        let first = random.u8(1..3);
+        [Fake::of(0..series).from(first), Fake::of(0..series).from(3 - first)]
+    });
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
+    setup.rules.max_samples_per_send = 20 * series;
+    let second = (1..=scrapes).flat_map(|scrape| (0..series as u32).map(move |number| (2 * scrape, number)));
+    setup.manners.cursed_entries = second.collect();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, scrapes * series);
+    if world.requests > 3 * scrapes + 400 {
+        world.fail(&format!("{} requests: more than 1.5 for each, and the search", world.requests));
+    }
+}
+
+#[test]
 fn a_duplicate_in_every_scrape_costs_the_others_nothing_however_long_it_lasts() {
     // The first of the two is taken each time, the second never; for half a day.
     let scrapes = 2880u64;
