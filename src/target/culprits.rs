@@ -308,10 +308,13 @@ mod tests {
         for series in 0..100_000 {
             culprits.refused(Suspect::new(series, A), now + Duration::from_millis(series));
             culprits.poisoned(Suspect::new(series, A), now + Duration::from_millis(series));
+            culprits.poisoned_headers(series, now + Duration::from_millis(series));
         }
         assert!(culprits.known.len() <= CULPRITS_MAX && culprits.poison.len() <= CULPRITS_MAX);
+        assert!(culprits.poison_headers.len() <= CULPRITS_MAX);
         assert!(culprits.known.contains_key(&Suspect::new(99_999, A)), "the newest are kept");
         culprits.forget(now + Duration::from_secs(2 * 3600));
-        assert!(culprits.known.is_empty());
+        assert!(culprits.known.is_empty() && culprits.is_empty() && !culprits.was_given_up(Suspect::new(99_999, A)));
+        assert!(!culprits.is_poison_headers(99_999));
     }
 }

@@ -189,3 +189,132 @@ pub struct Plan {
     /// However many records come, it does not grow.
     pub is_full: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::record::{Counts, Header, Kind, Meta, TimeRange};
+    use crate::wal::{Place, SegmentId};
+
+    const SAMPLES: u32 = 10;
+    const BYTES: u32 = 100;
+    const NO_LIMITS: Limits = Limits { samples: u64::MAX, bytes: u64::MAX, records: usize::MAX };
+
+    /// A letter for each record: capital for 2.0, else 1.0; `b` and `B` have forwarded headers, `h` is apart; a space for a position without one.
+    fn queue(text: &str) -> Queue {
+        let mut queue = Queue::default();
+        for (letter, position) in text.chars().zip(1..).filter(|(letter, _)| *letter != ' ') {
+            queue.push(Arc::new(record(letter, position)));
+        }
+        queue
+    }
+
+    fn record(letter: char, position: u64) -> Record {
+        let forwarded = match letter {
+            'b' | 'B' => vec![("x-scope-orgid".to_owned(), b"b".to_vec())],
+            _ => Vec::new(),
+        };
+        Record {
+            header: Header {
+                kind: if letter.is_ascii_uppercase() { Kind::Write2 } else { Kind::Write1 },
+                flags: 0,
+                position: Position(position),
+                total: position * u64::from(SAMPLES),
+                body_len: BYTES,
+                meta_len: 0,
+                body_crc: 0,
+                received_ms: 0,
+                counts: Counts { samples: SAMPLES, histograms: 0, exemplars: 0, series: SAMPLES, metadata: 0 },
+                times: TimeRange { min: 0, max: 0 },
+                unacknowledged: 0,
+                decoded_len: if letter == 'l' { 6 << 20 } else { 2 * BYTES },
+            },
+            meta: Meta { forwarded, sender: None },
+            body: bytes::Bytes::from(letter.to_string()),
+            next: Place { segment: SegmentId(1), offset: position * 1024 },
+        }
+    }
+
+    fn letter(record: &Record) -> char {
+        char::from(record.body[0])
+    }
+
+    /// The batches it makes, one behind the other; with a `?` if possibly delivered.
+    fn batches(mut queue: Queue, limits: Limits) -> String {
+        let mut drawn = Vec::new();
+        while !queue.is_empty() {
+            let plan = queue.plan(limits, |record| letter(record) == 'h');
+            assert_eq!(plan.samples, plan.records as u64 * u64::from(SAMPLES));
+            assert_eq!(plan.bytes, plan.records as u64 * u64::from(BYTES));
+            let mark = if plan.is_possibly_delivered { "?" } else { "" };
+            let taken = queue.take(plan.records);
+            assert!(plan.is_full || queue.is_empty(), "what may grow takes all there is");
+            drawn.push(taken.iter().map(|record| letter(record)).collect::<String>() + mark);
+        }
+        assert_eq!((queue.samples, queue.bytes), (0, 0));
+        drawn.join("|")
+    }
+
+    fn cut(first: u64, last: u64, is_possibly_delivered: bool) -> Cut {
+        Cut { first: Position(first), last: Position(last), is_possibly_delivered }
+    }
+
+    #[test]
+    fn consecutive_records_are_merged_up_to_the_limits_and_one_may_be_more() {
+        assert_eq!(batches(queue("aaaaa"), NO_LIMITS), "aaaaa");
+        let (samples, bytes) = (u64::from(SAMPLES), u64::from(BYTES));
+        assert_eq!(batches(queue("aaaaa"), Limits { samples: 2 * samples, ..NO_LIMITS }), "aa|aa|a");
+        assert_eq!(batches(queue("aaaaa"), Limits { samples: 2 * samples - 1, ..NO_LIMITS }), "a|a|a|a|a");
+        assert_eq!(batches(queue("aaaaa"), Limits { bytes: 3 * bytes + 1, ..NO_LIMITS }), "aaa|aa");
+        assert_eq!(batches(queue("aaaaa"), Limits { records: 4, ..NO_LIMITS }), "aaaa|a");
+        assert_eq!(batches(queue("aa"), Limits { samples: 1, bytes: 1, records: 1 }), "a|a");
+        assert_eq!(batches(queue("lllll"), NO_LIMITS), "ll|ll|l", "12 MiB, once decompressed");
+    }
+
+    #[test]
+    fn of_different_protocols_headers_or_senders_records_are_not_merged() {
+        assert_eq!(batches(queue("aaAAaa"), NO_LIMITS), "aa|AA|aa");
+        assert_eq!(batches(queue("aabba"), NO_LIMITS), "aa|bb|a");
+        assert_eq!(batches(queue("ahhahA"), NO_LIMITS), "a|hh|a|h|A");
+        assert_eq!(batches(queue("aa aa"), NO_LIMITS), "aa|aa", "something between them was taken out");
+    }
+
+    #[test]
+    fn what_a_former_life_had_cut_is_cut_so_again() {
+        let mut resumed = queue("aaaaaaaa");
+        resumed.resume([cut(2, 4, true), cut(5, 5, false)], Position(0));
+        let two = Limits { records: 2, ..NO_LIMITS };
+        assert_eq!(batches(resumed, two), "a|aaa?|a|aa|a");
+        let mut resumed = queue("ahha");
+        resumed.resume([cut(1, 2, false)], Position(0));
+        assert_eq!(batches(resumed, NO_LIMITS), "ah|h|a", "whoever sent it");
+        let mut resumed = queue("aaaaaa");
+        resumed.resume([cut(2, 3, false)], Position(4));
+        assert_eq!(batches(resumed, NO_LIMITS), "a?|aa|a?|aa", "nobody knows of the others: one by one");
+    }
+
+    #[test]
+    fn a_cut_is_waited_for_until_all_of_it_is_read_and_is_remembered_until_it_is_passed() {
+        let mut resumed = queue("aa");
+        resumed.resume([cut(1, 3, true)], Position(0));
+        let one = Limits { records: 1, ..NO_LIMITS };
+        assert!(resumed.is_cut_before() && resumed.has_room(one));
+        resumed.push(Arc::new(record('a', 3)));
+        assert!(!resumed.has_room(one));
+        assert_eq!(resumed.cuts().count(), 1);
+        let taken = resumed.take(resumed.plan(one, |_| false).records);
+        assert_eq!((taken.len(), resumed.cuts().count()), (3, 0));
+    }
+
+    #[test]
+    fn what_is_taken_out_leaves_cuts_together_and_what_is_put_back_stands_where_it_was() {
+        let mut some = queue("abAabA");
+        some.resume([cut(4, 5, false)], Position(0));
+        let out = some.take_out(|record| letter(record) == 'b');
+        assert_eq!(out.iter().map(|record| record.header.position.0).collect::<Vec<_>>(), [2], "5 is in a cut");
+        let taken = some.take(2);
+        some.put_back(taken);
+        assert_eq!(some.records.iter().map(|record| letter(record)).collect::<String>(), "aAabA");
+        assert_eq!(some.samples, 5 * u64::from(SAMPLES));
+    }
+}

@@ -53,3 +53,28 @@ fn an_answer_that_comes_late_does_not_make_refusals_believed() {
         assert_eq!(world.savepoint.ledger.refused, 0, "seed {seed}");
     });
 }
+
+#[test]
+fn an_answer_to_a_question_says_nothing_of_what_is_refused_unexpectedly_after_it() {
+    // The first request is refused rightly, and the target asked; before the next ones come it goes mad.
+    let log = (0..8u64).map(|n| Fake::of(10 * n..10 * n + 10).at(seconds(n)));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
+    setup.manners.latency = (5, 6);
+    setup.manners.cursed_series = (0..10).collect();
+    setup.manners.spells = vec![(ms(900), seconds(300), Spell::Mad)];
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, 10);
+}
+
+#[test]
+fn of_a_sender_of_whom_all_is_refused_one_question_is_enough_for_some_time() {
+    let log = (0..50u64).map(|n| Fake::of(0..10).from(2).at(seconds(n)));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
+    setup.rules.suspect_after = seconds(3600);
+    setup.manners.cursed_sender = Some(2);
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, 500);
+    assert!(world.empty_requests <= 16, "{}: some for the search, then one in ten seconds", world.empty_requests);
+}
