@@ -127,12 +127,14 @@ impl Delivery {
     }
 
     /// Of the front piece, which was refused and is not to be halved: whether a series of it goes before it is given up. Always of a backlog, through
-    /// which the target's bound may pass; of what is fresh within the budget, which is small where all of a request was refused.
+    /// which the target's bound may pass; of what is fresh within the budget, which is small where all of a request was refused, and once a minute.
     fn witness_goes_first(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) -> bool {
         let is_of_backlog = self.is_of_backlog(id);
         let is_whole = self.batches[&id].batch.front().is_some_and(Piece::is_of_whole_records);
         let purse = if is_whole { Role::Culprits } else { Role::Main };
-        if !is_of_backlog && !self.budget.allows(purse) {
+        let sender = self.front_sender(id);
+        let is_free = is_of_backlog || (is_whole && self.senders.is_due(sender, now));
+        if !is_free && !self.budget.allows(purse) {
             return false;
         }
         let active = self.batches.get_mut(&id).expect("it is there");
@@ -140,7 +142,8 @@ impl Delivery {
             return false;
         }
         if active.batch.call_witness(contents, true) {
-            if !is_of_backlog {
+            self.senders.hears(sender, now);
+            if !is_free {
                 self.budget.pay(purse);
             }
             return true;

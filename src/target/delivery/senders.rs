@@ -24,6 +24,8 @@ const HOPELESS: u32 = 4 * REFUSED;
 /// [`Senders::patience`] with a sender of whom nothing is known.
 const PATIENCE: u32 = 32;
 const MOST: u32 = 12 * REFUSED;
+/// A witness of a hopeless sender is heard at least as often as this, if there is one.
+const HEARD: Duration = Duration::from_secs(60);
 /// What was not refused for so long is another story.
 const REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -34,6 +36,8 @@ pub(super) type Sender = (Lane, Option<IpAddr>);
 struct Refused {
     score: u32,
     last: Instant,
+    /// When a witness of it was last called.
+    heard: Option<Instant>,
 }
 
 /// See the module.
@@ -46,8 +50,8 @@ impl Senders {
         if self.0.len() >= SENDERS_MAX && !self.0.contains_key(&sender) {
             forget_oldest(&mut self.0, |refused| refused.last, now);
         }
-        let refused = self.0.entry(sender).or_insert(Refused { score: 0, last: now });
-        *refused = Refused { score: (refused.score + REFUSED).min(MOST), last: now };
+        let refused = self.0.entry(sender).or_insert(Refused { score: 0, last: now, heard: None });
+        *refused = Refused { score: (refused.score + REFUSED).min(MOST), last: now, ..*refused };
     }
 
     /// A whole request of a sender was taken.
@@ -79,6 +83,19 @@ impl Senders {
     /// What is refused of it is not worth being taken apart.
     pub(super) fn is_hopeless(&self, sender: Sender) -> bool {
         self.0.get(&sender).is_some_and(|refused| refused.score >= HOPELESS)
+    }
+
+    /// Whether no witness of a hopeless sender was heard for so long that one is due: perhaps it is the only one of a pair that is left.
+    pub(super) fn is_due(&self, sender: Sender, now: Instant) -> bool {
+        let is_long_ago = |heard: Instant| now.saturating_duration_since(heard) >= HEARD;
+        self.0.get(&sender).is_some_and(|refused| refused.score >= HOPELESS && refused.heard.is_none_or(is_long_ago))
+    }
+
+    /// A witness of a sender is heard.
+    pub(super) fn hears(&mut self, sender: Sender, now: Instant) {
+        if let Some(refused) = self.0.get_mut(&sender) {
+            refused.heard = Some(now);
+        }
     }
 
     /// Forgets what was long ago.
@@ -153,6 +170,18 @@ mod tests {
             senders.all_refused(B, now);
         }
         assert!(senders.is_hopeless(A) && senders.is_hopeless(B));
+    }
+
+    #[test]
+    fn a_witness_of_a_hopeless_sender_is_due_once_a_minute() {
+        let (mut senders, now) = refused(3);
+        assert!(!senders.is_due(A, now), "it is looked at anyway");
+        senders.all_refused(A, now);
+        assert!(senders.is_due(A, now));
+        senders.hears(A, now);
+        senders.all_refused(A, now + HEARD / 2);
+        assert!(!senders.is_due(A, now + HEARD / 2));
+        assert!(senders.is_due(A, now + HEARD));
     }
 
     #[test]

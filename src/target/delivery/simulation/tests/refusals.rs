@@ -142,6 +142,34 @@ fn a_pair_of_which_now_the_one_and_now_the_other_comes_first_costs_little_also_i
 }
 
 #[test]
+fn of_a_pair_whose_first_one_dies_the_second_one_is_heard_within_a_minute_also_if_it_has_a_bad_series() {
+    // A scrape of each every 15 s for two hours; then only the second one is left, and a series of it is refused in each scrape.
+    let (both, alone, series) = (480u64, 240, 50);
+    let scrape = |sender: u8, n: u64| Fake::of(0..series).from(sender).at(seconds(15 * n) + ms(u64::from(sender)));
+    let log = (0..both).flat_map(|n| [scrape(1, n), scrape(2, n)]).chain((both..both + alone).map(|n| scrape(2, n)));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
+    setup.manners.latency = (5, 6);
+    let second = (1..=both).flat_map(|n| (0..series as u32).map(move |number| (2 * n, number)));
+    let bad = (1..=alone).map(|n| (2 * both + n, 7));
+    setup.manners.cursed_entries = second.chain(bad).collect();
+    let mut world = World::new(setup);
+    world.run();
+    let innocent = world.savepoint.ledger.refused - both * series - alone;
+    assert!(innocent <= 5 * series, "{innocent}: of five scrapes at most");
+}
+
+#[test]
+fn of_series_that_are_refused_in_every_second_scrape_nothing_is_sent_again_once_that_is_certain() {
+    let scrapes = 480u64;
+    let fakes = (0..scrapes).map(|n| Fake::of(0..200).at(seconds(15 * n))).collect();
+    let cursed_entries = (1..=scrapes).step_by(2).flat_map(|n| (0..10).map(move |number| (n, number))).collect();
+    let manners = Manners { cursed_entries, latency: (5, 100), ..Manners::default() };
+    let second = requests_in_the_second_half(fakes, manners, 10 * scrapes / 2, "in every second scrape");
+    // One request for a scrape, one more without these where it was refused; and one in twenty to look at them all the same.
+    assert!(second <= scrapes / 2 + scrapes / 4 + 60, "{second}");
+}
+
+#[test]
 fn a_duplicate_in_every_scrape_costs_the_others_nothing_however_long_it_lasts() {
     // The first of the two is taken each time, the second never; for half a day.
     let scrapes = 2880u64;
