@@ -5,7 +5,7 @@
 //! refused from one of the two senders only, a duplicate series from whoever sends it second, or where it stands again in the same request. What is taken once is no suspect any more,
 //! but for ten minutes the first to be looked at when something is refused: of a pair now the one comes first and now the other.
 //!
-//! Bounded: [`CULPRITS_MAX`] series and as many of poison; when there are more, the oldest are forgotten and cost splits again.
+//! Bounded: [`CULPRITS_MAX`] series and as many of poison; when there are more, the oldest are forgotten and cost a search again.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ use super::batch::Role;
 pub const CULPRITS_MAX: usize = 16 << 10;
 /// What was not refused for so long is no culprit any more.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+/// What was taken since is so long still the first to be looked at.
+const SUSPECTED: Duration = Duration::from_secs(600);
 /// Batches in a row in which it was refused alone.
 const STEADY: u32 = 2;
 /// The same, after which it is not looked at one by one any more.
 const CERTAIN: u32 = 8;
-/// The same of what was taken since.
-const SUSPECTED: Duration = Duration::from_secs(600);
 
 /// A series of a sender. A number that is equal for equal ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,10 +73,10 @@ pub struct Culprits {
 }
 
 impl Culprits {
-    /// Nobody needs to look at series: of all that was refused something was taken since.
+    /// Some series was refused, or given up as poison, and nothing of it taken since: what is sent is to be looked at.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.not_taken_since == 0 && self.poison.is_empty()
+    pub fn has_suspects(&self) -> bool {
+        self.not_taken_since > 0 || !self.poison.is_empty()
     }
 
     /// How a series of a sender is to be sent; `is_repeat` where it comes again in a request.
@@ -256,7 +256,7 @@ mod tests {
         assert_eq!(culprits.role(suspect, false), Role::Culprits);
         assert_eq!(culprits.role(Suspect::new(8, A), false), Role::Main);
         culprits.accepted(suspect, false);
-        assert!(culprits.is_empty());
+        assert!(!culprits.has_suspects());
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(culprits.role_in_refused(Suspect::new(8, A), false), Role::Main);
         culprits.accepted(suspect, true);
         assert_eq!(culprits.role_in_refused(suspect, false), Role::Suspects, "others were refused, it was not");
-        assert!(culprits.is_empty(), "nothing that is sent needs to be looked at");
+        assert!(!culprits.has_suspects(), "nothing that is sent needs to be looked at");
         culprits.forget(now + 2 * SUSPECTED);
         assert!(!culprits.remembers_any());
     }
@@ -314,7 +314,9 @@ mod tests {
         assert!(culprits.poison_headers.len() <= CULPRITS_MAX);
         assert!(culprits.known.contains_key(&Suspect::new(99_999, A)), "the newest are kept");
         culprits.forget(now + Duration::from_secs(2 * 3600));
-        assert!(culprits.known.is_empty() && culprits.is_empty() && !culprits.was_given_up(Suspect::new(99_999, A)));
+        assert!(
+            culprits.known.is_empty() && !culprits.has_suspects() && !culprits.was_given_up(Suspect::new(99_999, A))
+        );
         assert!(!culprits.is_poison_headers(99_999));
     }
 }

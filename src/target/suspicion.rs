@@ -108,6 +108,12 @@ impl Suspicion {
         (self.has_delivered, self.takes_empty)
     }
 
+    /// Whether it takes empty requests, if that is known.
+    #[must_use]
+    pub fn takes_empty(&self) -> Option<bool> {
+        self.takes_empty
+    }
+
     /// Whether it should be asked once, for later: it has delivered, and never been asked.
     #[must_use]
     pub fn is_curious(&self) -> bool {

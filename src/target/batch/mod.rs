@@ -89,8 +89,8 @@ pub struct Batch {
     pub refusals_in_a_row: u32,
     /// The same, of pieces that were possibly delivered.
     pub resent_in_a_row: u32,
-    /// How often it was halved, witnesses apart.
-    pub splits: u32,
+    /// How often it was halved below its records, witnesses apart.
+    pub splits_below_records: u32,
     /// It was when it was cut, or something of it was sent and not answered.
     pub was_possibly_delivered: bool,
     /// As it was before an entry was singled out.
@@ -113,7 +113,7 @@ impl Batch {
             has_settled: false,
             refusals_in_a_row: 0,
             resent_in_a_row: 0,
-            splits: 0,
+            splits_below_records: 0,
             was_possibly_delivered: is_possibly_delivered,
             before_single_out: None,
         }
@@ -152,6 +152,14 @@ impl Batch {
     /// What is sent next.
     pub fn front_mut(&mut self) -> Option<&mut Piece> {
         self.pieces.front_mut()
+    }
+
+    /// What the front piece is the rest of was called as a witness, and something of that was taken.
+    pub fn witness_was_taken(&mut self) {
+        let behind = self.pieces.iter_mut().find(|piece| piece.witness != Witness::Is);
+        if let Some(rest) = behind.filter(|piece| piece.witness == Witness::WentBefore) {
+            rest.witness = Witness::WasTaken;
+        }
     }
 
     /// What a record holds.
@@ -292,12 +300,13 @@ impl Batch {
     /// a culprit is in it: then the culprit is in the second half if the target takes the first.
     pub fn halve(&mut self, contents: &dyn Contents, proves: bool) {
         let mut piece = self.pieces.pop_front().expect("something is left");
-        if piece.witness == Witness::WentBefore {
-            // It was taken: now each half may have its own.
+        if piece.witness != Witness::Is {
+            // Now each half may have its own.
             piece.witness = Witness::None;
         }
         self.forget_proof();
-        let (left, right) = if piece.parts.len() > 1 {
+        let is_below_records = piece.parts.len() == 1;
+        let (left, right) = if !is_below_records {
             let (left, right) = piece.parts.split_at(piece.parts.len() / 2);
             (left.to_vec(), right.to_vec())
         } else {
@@ -308,7 +317,7 @@ impl Batch {
             self.records[part.record].parts += 1;
             (vec![left], vec![right])
         };
-        self.splits += u32::from(!piece.is_cheap);
+        self.splits_below_records += u32::from(is_below_records && !piece.is_cheap);
         self.pieces.push_front(Piece { is_bad_if_left_was_taken: proves, ..piece.child(right) });
         self.pieces.push_front(piece.child(left));
     }

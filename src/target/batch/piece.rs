@@ -27,6 +27,8 @@ pub enum Witness {
     Is,
     /// It is the others.
     WentBefore,
+    /// It is the others, and something of the witness was taken.
+    WasTaken,
 }
 
 /// What one request carries.

@@ -107,7 +107,7 @@ impl Delivery {
         // (Of a batch of which something was refused, whoever was suspect is seen to be innocent.)
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let is_of_refused = active.refusals.said.is_some() && self.culprits.remembers_any();
-        if !self.culprits.is_empty() || is_of_refused {
+        if self.culprits.has_suspects() || is_of_refused {
             let active = self.batches.get_mut(&id).expect("it was in flight");
             for (record, series, is_repeat) in active.batch.front_series(contents) {
                 let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
@@ -116,7 +116,6 @@ impl Delivery {
                 }
             }
         }
-        let sender = self.front_sender(id);
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let is_witness = active.batch.front().is_some_and(|piece| piece.witness == Witness::Is);
         active.not_before = None;
@@ -134,9 +133,10 @@ impl Delivery {
             next.is_known_bad = true;
         }
         if is_witness {
-            // What it says counts at once, and after what was refused before it: what it went before is taken apart.
-            self.complete(id);
-            self.senders.some_taken(sender);
+            active.batch.witness_was_taken();
+        }
+        if active.batch.front().is_some_and(|next| next.is_known_bad) {
+            self.rest_is_refused(id);
         }
         self.give_up_what_is_certain(id, contents, now);
         let active = self.batches.get_mut(&id).expect("it is there");
@@ -335,7 +335,7 @@ impl Delivery {
             }
         };
         // Who never takes an empty request says by refusing one that he is there.
-        let is_up = is_taken || (is_refused && self.suspicion.learned().1 == Some(false));
+        let is_up = is_taken || (is_refused && self.suspicion.takes_empty() == Some(false));
         if is_taken {
             self.pace.success(now, flight.ticket, has_backlog);
         } else if let Outcome::Hold(_) = outcome {

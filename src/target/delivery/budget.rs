@@ -6,17 +6,33 @@
 //!
 //! ```text
 //!            at first    each request adds       all requests, if the purse is always empty
-//!  main         1024            0.4                  1.67 x those without a search
-//!  culprits       64            0.05                 1.05 x
+//!  search       1024            0.4                  1.67 x those without a search
+//!  steady         64            0.05                 1.05 x
 //! ```
 
 use super::super::batch::Role;
+
+/// What a search is paid from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purse {
+    /// What is refused for the first time.
+    Search,
+    /// What is refused again and again.
+    Steady,
+}
+
+impl Purse {
+    /// That of a piece of this role.
+    pub(super) fn of(role: Role) -> Purse {
+        if role == Role::Culprits { Purse::Steady } else { Purse::Search }
+    }
+}
 
 /// A halved piece is two requests more.
 const HALVING: f64 = 2.0;
 
 #[derive(Clone, Copy, Debug)]
-struct Purse {
+struct Money {
     left: f64,
     max: f64,
     per_request: f64,
@@ -25,33 +41,39 @@ struct Purse {
 /// See the module. In requests.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Budget {
-    main: Purse,
-    culprits: Purse,
+    search: Money,
+    steady: Money,
 }
 
 impl Budget {
     pub(super) fn full() -> Budget {
-        let purse = |max, per_request| Purse { left: max, max, per_request };
-        Budget { main: purse(1024.0, 0.4), culprits: purse(64.0, 0.05) }
+        let full = |max, per_request| Money { left: max, max, per_request };
+        Budget { search: full(1024.0, 0.4), steady: full(64.0, 0.05) }
     }
 
     /// A request was sent.
     pub(super) fn refill(&mut self) {
-        for purse in [&mut self.main, &mut self.culprits] {
-            purse.left = (purse.left + purse.per_request).min(purse.max);
+        for money in [&mut self.search, &mut self.steady] {
+            money.left = (money.left + money.per_request).min(money.max);
         }
     }
 
     /// Whether it is enough to halve a piece.
-    pub(super) fn allows(&self, role: Role) -> bool {
-        let purse = if role == Role::Culprits { &self.culprits } else { &self.main };
-        purse.left >= HALVING
+    pub(super) fn allows(&self, purse: Purse) -> bool {
+        let money = match purse {
+            Purse::Search => &self.search,
+            Purse::Steady => &self.steady,
+        };
+        money.left >= HALVING
     }
 
     /// A piece was halved.
-    pub(super) fn pay(&mut self, role: Role) {
-        let purse = if role == Role::Culprits { &mut self.culprits } else { &mut self.main };
-        purse.left -= HALVING;
+    pub(super) fn pay(&mut self, purse: Purse) {
+        let money = match purse {
+            Purse::Search => &mut self.search,
+            Purse::Steady => &mut self.steady,
+        };
+        money.left -= HALVING;
     }
 }
 
@@ -60,14 +82,14 @@ mod tests {
     use super::*;
 
     /// Requests for each one that was needed anyway, where everything is halved that may be.
-    fn overhead(role: Role) -> f64 {
+    fn overhead(purse: Purse) -> f64 {
         let (mut budget, mut needed, mut all) = (Budget::full(), 0u32, 0u32);
         while needed < 100_000 {
             needed += 1;
             all += 1;
             budget.refill();
-            while budget.allows(role) {
-                budget.pay(role);
+            while budget.allows(purse) {
+                budget.pay(purse);
                 all += 2;
                 (0..2).for_each(|_| budget.refill());
             }
@@ -77,17 +99,17 @@ mod tests {
 
     #[test]
     fn the_search_costs_a_fixed_part_of_the_traffic() {
-        assert!((1.6..1.7).contains(&overhead(Role::Main)), "{}", overhead(Role::Main));
-        assert!((1.04..1.06).contains(&overhead(Role::Culprits)), "{}", overhead(Role::Culprits));
+        assert!((1.6..1.7).contains(&overhead(Purse::Search)), "{}", overhead(Purse::Search));
+        assert!((1.04..1.06).contains(&overhead(Purse::Steady)), "{}", overhead(Purse::Steady));
     }
 
     #[test]
     fn what_is_always_refused_leaves_the_purse_of_the_others_alone() {
         let mut budget = Budget::full();
-        while budget.allows(Role::Culprits) {
-            budget.pay(Role::Culprits);
+        while budget.allows(Purse::Steady) {
+            budget.pay(Purse::Steady);
         }
-        assert!(budget.allows(Role::Main));
-        assert_eq!(budget.main.left, budget.main.max);
+        assert!(budget.allows(Purse::Search));
+        assert_eq!(budget.search.left, budget.search.max);
     }
 }

@@ -277,7 +277,7 @@ impl Delivery {
         }
         let is_whole = active.batch.pieces() == 1;
         let is_possibly = active.batch.front().is_some_and(|piece| piece.is_possibly_delivered);
-        if is_whole && !self.culprits.is_empty() && !is_possibly {
+        if is_whole && self.culprits.has_suspects() && !is_possibly {
             let roles = roles(&self.culprits, &self.senders, active.lane);
             active.batch.set_aside(contents, roles);
         }
@@ -325,7 +325,7 @@ impl Delivery {
             }
             self.halve(id, contents, true);
         }
-        if self.goes_alone(id, now) {
+        if self.goes_by_records(id, now) {
             let is_of_backlog = self.is_of_backlog(id);
             let active = self.batches.get_mut(&id).expect("it was looked at");
             active.batch.peel();

@@ -195,6 +195,11 @@ impl Delivery {
         self.backlog = lane;
     }
 
+    /// Whether something was accepted that was started after a moment. (What was started in the very moment of an answer was started after it.)
+    fn accepted_since(&self, moment: Instant) -> bool {
+        self.last_accepted.is_some_and(|accepted| accepted >= moment)
+    }
+
     /// Whether nothing of a lane is in hand.
     #[must_use]
     pub fn is_lane_idle(&self, lane: Lane) -> bool {

@@ -50,8 +50,9 @@ impl Delivery {
             other => return Err(other),
         }
         let active = self.batches.get_mut(&about).expect("it is in doubt");
-        let is_single = active.headers != 0 || !active.batch.single_out(contents, |n| (random * n as f64) as usize);
-        if is_single {
+        let cannot_single_out =
+            active.headers != 0 || !active.batch.single_out(contents, |n| (random * n as f64) as usize);
+        if cannot_single_out {
             return Ok(self.ask(now, Some(about), false));
         }
         let next = self.start_piece(about, None, now, contents)?;
@@ -80,8 +81,7 @@ impl Delivery {
     /// A batch that fails alone is tried again only when something else has passed since: if there is nothing else, an empty request.
     pub(super) fn needs_a_question_first(&self, id: BatchId) -> bool {
         let active = &self.batches[&id];
-        let has_passed = |failed: Instant| self.last_accepted.is_some_and(|accepted| accepted > failed);
-        active.is_isolated && active.last_failed.is_some_and(|failed| !has_passed(failed))
+        active.is_isolated && active.last_failed.is_some_and(|failed| !self.accepted_since(failed))
     }
 
     /// What was set aside because of poison waits until that is settled: it would overtake it.

@@ -18,6 +18,7 @@ use super::super::batch::{Contents, Piece, Role, Witness};
 use super::super::culprits::Suspect;
 use super::super::window::BatchId;
 use super::active::parts_of;
+use super::budget::Purse;
 use super::senders::Sender;
 use super::{Delivery, Refused, Said};
 use crate::savepoint::Reason;
@@ -50,6 +51,7 @@ impl Delivery {
             }
             return;
         }
+        self.rest_is_refused(id);
         let is_hopeless = self.is_hopeless(id, now);
         if !is_hopeless && self.set_suspects_aside(id, contents) {
             return;
@@ -59,7 +61,7 @@ impl Delivery {
         let piece = active.batch.front().expect("it was in flight");
         let (role, is_cheap) = (piece.role, piece.is_cheap);
         // What is refused together with many that are always refused is seldom worth the search.
-        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(role) && !is_cheap;
+        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(Purse::of(role)) && !is_cheap;
         if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
             self.halve(id, contents, !is_possibly_delivered);
             return;
@@ -75,11 +77,11 @@ impl Delivery {
         };
         // Perhaps the target goes wrong just now. It is asked before a piece is believed, and again when, after something of the batch was taken,
         // one piece after the other is refused that is not suspect; then the piece is sent again.
-        let active = self.batches.get_mut(&id).expect("it is there");
+        let active = &self.batches[&id];
         let is_a_piece = active.batch.pieces() > 1 || has_settled;
-        let was_accepted_since = |at: Instant| self.last_accepted.is_some_and(|accepted| accepted >= at);
         let in_a_row =
-            active.refusals.given_up_at.filter(|at| has_settled && role == Role::Main && !was_accepted_since(*at));
+            active.refusals.given_up_at.filter(|at| has_settled && role == Role::Main && !self.accepted_since(*at));
+        let active = self.batches.get_mut(&id).expect("it is there");
         let piece = active.batch.front_mut().expect("it was in flight");
         let asked_since = piece.refused_at;
         // (Its witness was believed just now.)
@@ -95,12 +97,21 @@ impl Delivery {
         self.give_up(id, reason, said, contents, now);
     }
 
+    /// The front piece is refused. If its witness was taken it is worth a search: all that was refused of its sender before is forgotten. (First that is
+    /// told, or the refused records that went before it in the batch would count against the sender afterwards.)
+    pub(super) fn rest_is_refused(&mut self, id: BatchId) {
+        if self.batches[&id].batch.front().is_some_and(|piece| piece.witness == Witness::WasTaken) {
+            self.complete(id);
+            self.senders.some_taken(self.front_sender(id));
+        }
+    }
+
     /// Of what is known to be bad, and is of series only that were refused each time that something of their batch was, nothing is sent: the whole was
     /// refused with it, and taken without it. (Now and then each is looked at all the same, when the budget allows it.)
     pub(super) fn give_up_what_is_certain(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) {
         let active = self.batches.get_mut(&id).expect("it is there");
         let is_certain = |piece: &Piece| piece.is_known_bad && piece.role == Role::Culprits && !piece.is_cheap;
-        let is_certain = active.batch.front().is_some_and(is_certain) && !self.budget.allows(Role::Culprits);
+        let is_certain = active.batch.front().is_some_and(is_certain) && !self.budget.allows(Purse::Steady);
         if let Some(said) = active.refusals.said.clone().filter(|_| is_certain) {
             self.give_up(id, Reason::Status, said, contents, now);
         }
@@ -114,13 +125,9 @@ impl Delivery {
         if !is_whole || active.batch.was_possibly_delivered || !self.culprits.remembers_any() {
             return false;
         }
-        let (culprits, senders, lane) = (&self.culprits, &self.senders, active.lane);
+        let culprits = &self.culprits;
         active.batch.set_aside(contents, |record, series, is_repeat| {
-            let sender = record.meta.sender;
-            match senders.is_hopeless((lane, sender)) {
-                true => Role::Main,
-                false => culprits.role_in_refused(Suspect::new(series, sender), is_repeat),
-            }
+            culprits.role_in_refused(Suspect::new(series, record.meta.sender), is_repeat)
         });
         active.batch.was_refused_before();
         active.batch.pieces() > 1
@@ -131,7 +138,7 @@ impl Delivery {
     fn witness_goes_first(&mut self, id: BatchId, contents: &dyn Contents, now: Instant) -> bool {
         let is_of_backlog = self.is_of_backlog(id);
         let is_whole = self.batches[&id].batch.front().is_some_and(Piece::is_of_whole_records);
-        let purse = if is_whole { Role::Culprits } else { Role::Main };
+        let purse = if is_whole { Purse::Steady } else { Purse::Search };
         let sender = self.front_sender(id);
         let is_free = is_of_backlog || (is_whole && self.senders.is_due(sender, now));
         if !is_free && !self.budget.allows(purse) {
@@ -162,10 +169,13 @@ impl Delivery {
         let is_hopeless = self.is_hopeless(id, now);
         let active = self.batches.get_mut(&id).expect("it is there");
         let Some(piece) = active.batch.front() else { return false };
-        let is_paid = self.budget.allows(piece.role) || piece.is_cheap;
+        let is_paid = self.budget.allows(Purse::of(piece.role)) || piece.is_cheap;
         let is_worth_it = !is_hopeless || piece.witness == Witness::Is;
         active.batch.is_divisible_by_records()
-            || active.batch.is_divisible(contents) && is_worth_it && is_paid && active.batch.splits < SPLITS_MAX
+            || active.batch.is_divisible(contents)
+                && is_worth_it
+                && is_paid
+                && active.batch.splits_below_records < SPLITS_MAX
     }
 
     /// The target seems to take nothing of this part of a batch, or nothing at all of who sent it.
@@ -174,15 +184,16 @@ impl Delivery {
         // (What may have been delivered has a limit of its own.)
         let is_possibly_delivered = batch.front().is_some_and(|piece| piece.is_possibly_delivered);
         let is_hopeless = || batch.refusals_in_a_row >= self.senders.patience(self.front_sender(id));
-        (!is_possibly_delivered && is_hopeless()) || self.goes_record_by_record(id, now)
+        (!is_possibly_delivered && is_hopeless()) || self.is_nothing_taken(id, now)
     }
 
     /// What is next in a batch goes record by record: hardly anything is taken of who sent it, or of anybody.
-    pub(super) fn goes_alone(&self, id: BatchId, now: Instant) -> bool {
-        self.senders.is_hopeless(self.front_sender(id)) || self.goes_record_by_record(id, now)
+    pub(super) fn goes_by_records(&self, id: BatchId, now: Instant) -> bool {
+        self.senders.is_hopeless(self.front_sender(id)) || self.is_nothing_taken(id, now)
     }
 
-    fn goes_record_by_record(&self, id: BatchId, now: Instant) -> bool {
+    /// The target takes nothing at all, for long, and nothing of this batch.
+    fn is_nothing_taken(&self, id: BatchId, now: Instant) -> bool {
         !self.batches[&id].batch.has_settled && self.suspicion.goes_record_by_record(now)
     }
 
@@ -211,7 +222,7 @@ impl Delivery {
         let is_free = is_cheap || (role != Role::Culprits && active.batch.is_divisible_by_records());
         active.batch.halve(contents, proves);
         if !is_free {
-            self.budget.pay(role);
+            self.budget.pay(Purse::of(role));
         }
     }
 

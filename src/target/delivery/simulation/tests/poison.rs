@@ -146,7 +146,7 @@ fn a_series_that_fails_and_recovers_by_turns_is_not_poison_before_its_time() {
     setup.manners.poison = [5].into();
     let mut world = World::new(setup);
     // It failed alone, is taken a while later, and fails again for five seconds.
-    while world.delivery.culprits.is_empty() {
+    while !world.delivery.culprits.has_suspects() {
         assert!(world.step());
     }
     let until = world.now + seconds(45);

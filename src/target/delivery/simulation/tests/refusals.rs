@@ -108,6 +108,18 @@ fn steady_culprits_cost_little_once_they_are_known() {
 }
 
 #[test]
+fn halvings_along_records_are_not_limited() {
+    // Merged, and one of two samples of each is bad: a halving for each record, and as many to get there.
+    let records = 400u64;
+    let mut setup =
+        Setup { learned: learned(), ..Setup::new(1, (0..records).map(|n| Fake::of([2 * n, 2 * n + 1])).collect()) };
+    setup.manners.cursed_entries = (1..=records).map(|position| (position, 1)).collect();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!((world.savepoint.ledger.refused, world.savepoint.ledger.delivered), (records, records));
+}
+
+#[test]
 fn of_scrapes_with_many_bad_series_side_by_side_all_others_arrive_and_in_the_end_that_costs_little() {
     // An hour of scrapes.
     let scrapes = 240;
@@ -123,21 +135,32 @@ fn of_scrapes_with_many_bad_series_side_by_side_all_others_arrive_and_in_the_end
 
 #[test]
 fn a_pair_of_which_now_the_one_and_now_the_other_comes_first_costs_little_also_in_a_backlog() {
-    let (scrapes, series) = (400u64, 100);
-    let mut random = fastrand::Rng::with_seed(1);
-    let log = (0..scrapes).flat_map(|_| {
-        let first = random.u8(1..3);
-        [Fake::of(0..series).from(first), Fake::of(0..series).from(3 - first)]
-    });
-    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
-    setup.rules.max_samples_per_send = 20 * series;
-    let second = (1..=scrapes).flat_map(|scrape| (0..series as u32).map(move |number| (2 * scrape, number)));
-    setup.manners.cursed_entries = second.collect();
-    let mut world = World::new(setup);
-    world.run();
-    assert_eq!(world.savepoint.ledger.refused, scrapes * series);
-    if world.requests > 3 * scrapes + 400 {
-        world.fail(&format!("{} requests: more than 1.5 for each, and the search", world.requests));
+    // Samples that are fresh: one request for each record, once it is known. Of a backlog two: each witness is heard.
+    for (age, each) in [(0, 1), (7200, 2)] {
+        every_seed(20, |seed| {
+            let (scrapes, series) = (800u64, 100);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let log = (0..scrapes).flat_map(|_| {
+                let first = random.u8(1..3);
+                [first, 3 - first].map(|sender| Fake::of(0..series).from(sender).aged(seconds(age)))
+            });
+            let mut setup = Setup { learned: learned(), ..Setup::new(seed, log.collect()) };
+            setup.rules.max_samples_per_send = 20 * series;
+            let second = (1..=scrapes).flat_map(|scrape| (0..series as u32).map(move |number| (2 * scrape, number)));
+            setup.manners.cursed_entries = second.collect();
+            let mut world = World::new(setup);
+            while world.savepoint.settled.position.0 < scrapes {
+                assert!(world.step());
+            }
+            let search = world.requests;
+            world.run();
+            let ledger = &world.savepoint.ledger;
+            assert_eq!((ledger.refused, ledger.delivered), (scrapes * series, scrapes * series), "seed {seed}");
+            let steady = world.requests - search;
+            if search > each * scrapes + 1600 || steady > (each * scrapes) * 11 / 10 {
+                world.fail(&format!("{search} requests for {scrapes} records, and {steady} for as many"));
+            }
+        });
     }
 }
 
