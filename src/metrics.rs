@@ -109,7 +109,11 @@ impl Registry {
         );
         counter("promrelay_wal_findings_total", None, "Things found wrong with the log, at the start and since.");
         counter("promrelay_wal_damaged_records_total", None, "Acknowledged records found damaged or missing.");
-        counter("promrelay_wal_damaged_samples_total", None, "Samples of these records.");
+        counter(
+            "promrelay_wal_damaged_samples_total",
+            None,
+            "Samples of acknowledged records found damaged or missing.",
+        );
         counter("promrelay_wal_damaged_bytes_total", Some(Unit::Bytes), "Bytes of the log found damaged.");
         gauge(
             "promrelay_wal_torn_bytes",
@@ -118,7 +122,11 @@ impl Registry {
         );
         gauge("promrelay_wal_recovery_seconds", Some(Unit::Seconds), "How long the last start took to know the log.");
         gauge("promrelay_dead_letter_entries", None, "Refusals that are kept in the dead-letter ring.");
-        gauge("promrelay_dead_letter_bytes", Some(Unit::Bytes), "Bytes of them.");
+        gauge(
+            "promrelay_dead_letter_bytes",
+            Some(Unit::Bytes),
+            "Bytes of the refusals that are kept in the dead-letter ring.",
+        );
         counter(
             "promrelay_dead_letter_overwritten_total",
             None,

@@ -70,7 +70,7 @@ async fn look_and_drop(relay: &Relay) {
     assert_eq!(ids(relay, &[]).await, [1, 2, 3]);
     assert_eq!(ids(relay, &["--target", "a"]).await, [1, 3]);
     let table = dead_letter(relay, &["ls"]).await;
-    assert!(table.out.contains("numbered{series=\\\"s\\\"}") && table.out.contains("out of bounds 10"), "{table:?}");
+    assert!(table.out.contains("numbered{series=\"s\"}") && table.out.contains("out of bounds 10"), "{table:?}");
     assert!(!table.out.contains('\u{1b}'), "{table:?}");
 
     let shown = dead_letter(relay, &["show", "2", "--json"]).await.json();

@@ -43,8 +43,8 @@ fn a_wrong_configuration_ends_with_2_and_one_line_that_names_the_place() {
     let file = path.to_str().unwrap();
     let target = "[[target]]\nname = \"a\"\nurl = \"http://a/\"\n";
     for (text, expected) in [
-        (format!("{target}colour = \"red\"\n"), "c.toml:4:1: unknown field `colour`"),
-        (format!("[wal]\nmax_size = \"much\"\n{target}"), "c.toml:2:12: \"much\" is not a size"),
+        (format!("{target}colour = \"red\"\n"), "c.toml:4:1: target[0].colour: unknown field `colour`"),
+        (format!("[wal]\nmax_size = \"much\"\n{target}"), "c.toml:2:12: wal.max_size: \"much\" is not a size"),
         (format!("[wal]\nmax_size = \"1MiB\"\n{target}"), "wal.max_size = \"1MiB\": must be at least \"8MiB\""),
         (format!("{target}relabel = 3\n"), "unknown field `relabel`"),
         (String::new(), "there is no [[target]]"),

@@ -252,10 +252,12 @@ async fn moved_while_it_answers(status: u16, state: &str) {
         relay.drained(SOON).await;
         assert_eq!(stored(&sink), [8, 9, 10], "{relayed:?}");
         assert_eq!(sums(&relay, "a").await, [12, 3, 9, 0, 0]);
-        // All of the rest at once, and on with what comes then.
+        // All of the rest at once, and on with what comes then. Nothing is pending meanwhile, and nobody is called.
         sink.script(move |_| Answer::status(status));
         send(&relay, 11..=15).await;
+        is_in_state(&relay, "a", state).await;
         assert_eq!(seek(&mut relay, relayed, "now").await, plan(10, 15));
+        is_in_state(&relay, "a", "caught_up").await;
         sink.script(|_| Answer::status(204));
         send(&relay, 16..=16).await;
         relay.drained(SOON).await;
@@ -635,13 +637,13 @@ async fn targets_are_listed_for_people_and_for_programs_live_and_stopped() {
         let states = if relayed == Relayed::Live { ["caught_up", "backing_off"] } else { ["stopped"; 2] };
         assert_eq!(lines[0][0], "TARGET");
         let until = if relayed == Relayed::Live { "never" } else { "-" };
-        assert_eq!(lines[1], ["a", states[0], "-", "3", "0", "0", "3", "0", "0", "0"]);
-        assert_eq!(lines[2], ["later", states[1], until, "0", "3", "3", "0", "0", "0", "0"]);
+        assert_eq!(lines[1], ["a", states[0], "-", "3", "0", "0", "3", "0", "0", "0", "0", "0"]);
+        assert_eq!(lines[2], ["later", states[1], until, "0", "3", "3", "0", "0", "0", "0", "0", "0"]);
         let rows = target(&relay, &["ls", "--json"]).await.json();
         assert_eq!(rows.as_array().unwrap().len(), 2);
         let mut row = json!({
             "name": "a", "state": states[0], "settled": 3, "pending_records": 0, "pending_samples": 0,
-            "delivered": 3, "refused": 0, "dropped": 0, "lost": 0,
+            "delivered": 3, "refused": 0, "filtered": 0, "expired": 0, "dropped": 0, "lost": 0,
         });
         if relayed == Relayed::Live {
             row["catches_up_in_seconds"] = json!(0);

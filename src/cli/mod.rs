@@ -45,7 +45,7 @@ enum Command {
 
 const AFTER_HELP: &str = "Without a command the relay runs until SIGTERM or SIGINT.\n\
     Point Prometheus' remote_write at http://ADDRESS/api/v1/write; look at http://ADDRESS/ in a browser.\n\
-    RUST_LOG=debug shows more.";
+    RUST_LOG=promrelay=debug logs more.";
 
 /// What the process was asked to do.
 pub fn main() -> ExitCode {

@@ -2,10 +2,12 @@
 //! unknown key is an error.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::value::{Size, Span, Text};
+use super::value::{Count, Size, Span, Text};
 use crate::target::StartFrom;
 
 /// The whole file.
@@ -19,8 +21,35 @@ pub struct File {
     #[serde(default)]
     pub wal: Wal,
     /// Where data goes; at least one.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "targets")]
     pub target: Vec<Target>,
+}
+
+/// With one target it is easy to forget that there may be more.
+fn targets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Target>, D::Error> {
+    struct Targets;
+
+    impl<'de> Visitor<'de> for Targets {
+        type Value = Vec<Target>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("targets, each with its [[target]]")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Target>, A::Error> {
+            let mut targets = Vec::new();
+            while let Some(target) = seq.next_element()? {
+                targets.push(target);
+            }
+            Ok(targets)
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Vec<Target>, A::Error> {
+            Err(de::Error::custom("each target begins with [[target]], in two pairs of brackets"))
+        }
+    }
+
+    deserializer.deserialize_any(Targets)
 }
 
 /// `[server]`
@@ -38,7 +67,7 @@ pub struct Server {
     /// which is also the minimum.
     pub max_in_flight_bytes: Option<Size>,
     /// The most connections; more wait. Default: 1024.
-    pub max_connections: Option<usize>,
+    pub max_connections: Option<Count>,
     /// How long a request's head may take, and a connection may stay without a request. Default: `"90s"`, which is longer than
     /// Prometheus is ever silent (it sends metadata every minute). Minimum: `"1s"`.
     pub read_timeout: Option<Span>,
@@ -112,13 +141,13 @@ pub struct Target {
     /// Whether a full log waits for this target. What others are owed goes first. Default: `true`.
     pub required: Option<bool>,
     /// The most requests at a time. Default: 8. From 1 to 30.
-    pub max_in_flight: Option<usize>,
+    pub max_in_flight: Option<Count>,
     /// The most samples of a request that is merged from several. Default: 20000. Minimum: 1.
-    pub max_samples_per_send: Option<u64>,
+    pub max_samples_per_send: Option<Count>,
     /// The most bytes of a request that is merged from several. Default: `"1MiB"`. Minimum: `"1KiB"`.
     pub max_bytes_per_send: Option<Size>,
     /// The most samples per second. Default: no limit. Minimum: 1.
-    pub max_samples_per_second: Option<u64>,
+    pub max_samples_per_second: Option<Count>,
     /// The most bytes per second. Default: no limit. Minimum: `"1KiB"`.
     pub max_bytes_per_second: Option<Size>,
     /// How long everything is refused before records are sent one by one. Default: `"5m"`.

@@ -18,7 +18,7 @@ use crate::target::{Backoff, InvalidBackoff};
 use crate::wal::record::Meta;
 use crate::wal::{self, SyncMode};
 use crate::{dead_letter, receive, target, web};
-use value::{Size, Span, Text};
+use value::{Count, Size, Span, Text};
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -131,15 +131,19 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let file: file::File = toml::from_str(text).map_err(|error| {
+        let wrong = |key: String, error: &toml::de::Error| {
             let before = &text[..error.span().map_or(0, |span| span.start)];
+            let message = error.message().lines().collect::<Vec<_>>().join("; ");
             ConfigError::Syntax {
                 path: path.to_owned(),
                 line: before.matches('\n').count() + 1,
                 column: before.rsplit('\n').next().unwrap_or_default().chars().count() + 1,
-                message: error.message().lines().collect::<Vec<_>>().join("; "),
+                message: if key == "." { message } else { format!("{key}: {message}") },
             }
-        })?;
+        };
+        let document = toml::Deserializer::parse(text).map_err(|error| wrong(".".to_owned(), &error))?;
+        let file: file::File = serde_path_to_error::deserialize(document)
+            .map_err(|error| wrong(error.path().to_string(), error.inner()))?;
         Checker { path }.config(file)
     }
 }
@@ -168,7 +172,7 @@ impl Checker<'_> {
         let dead_letter_bytes = self.dead_letter_bytes(dead_letter_size, wal.max_bytes)?;
         let (listen_text, listen) = self.listen(server.listen.as_ref())?;
         let receive = self.receive(&server, &wal)?;
-        let connections_max = server.max_connections.unwrap_or(1024);
+        let connections_max = server.max_connections.map_or(1024, Count::as_usize);
         if connections_max == 0 {
             return self.bad("server.max_connections", 0, "must be at least 1");
         }
@@ -351,7 +355,7 @@ impl Checker<'_> {
                 return self.bad(key("min_backoff and max_backoff"), values, error.to_string());
             }
         };
-        let max_in_flight = target.max_in_flight.unwrap_or(8);
+        let max_in_flight = target.max_in_flight.map_or(8, Count::as_usize);
         if !(1..=target::IN_FLIGHT_MAX).contains(&max_in_flight) {
             let reason = format!("must be between 1 and {}", target::IN_FLIGHT_MAX);
             return self.bad(key("max_in_flight"), max_in_flight, reason);
@@ -360,7 +364,7 @@ impl Checker<'_> {
             ("max_samples_per_send", target.max_samples_per_send),
             ("max_samples_per_second", target.max_samples_per_second),
         ] {
-            if limit == Some(0) {
+            if limit == Some(Count(0)) {
                 return self.bad(key(field), 0, "must be at least 1");
             }
         }
@@ -389,9 +393,9 @@ impl Checker<'_> {
             name: name.clone(),
             url,
             max_in_flight,
-            max_samples_per_send: target.max_samples_per_send.unwrap_or(20_000),
+            max_samples_per_send: target.max_samples_per_send.map_or(20_000, |limit| limit.0),
             max_bytes_per_send: self.size(&key("max_bytes_per_send"), target.max_bytes_per_send, MIB, KIB)?,
-            max_samples_per_second: target.max_samples_per_second.map(|limit| limit as f64),
+            max_samples_per_second: target.max_samples_per_second.map(|limit| limit.0 as f64),
             max_bytes_per_second: max_bytes_per_second.map(|limit| limit as f64),
             suspect_after: self.span(&key("suspect_after"), target.suspect_after, 300_000, 1)?,
             poison_after: self.span(&key("poison_after"), target.poison_after, 600_000, 1)?,
@@ -591,7 +595,12 @@ mod tests {
     #[test]
     fn unknown_keys_and_wrong_kinds_are_shown_at_their_place() {
         for (text, expected) in [
-            ("[wal]\nsyncs = \"always\"\n", "unknown field `syncs`"),
+            ("[wal]\nsyncs = \"always\"\n", "config.toml:2:1: wal.syncs: unknown field `syncs`"),
+            (
+                "[server]\nmax_connections = \"many\"\n",
+                "server.max_connections: invalid type: string \"many\", expected a whole",
+            ),
+            ("[server]\nmax_connections = -1\n", "server.max_connections: must be a whole number, not below 0"),
             ("[wal]\nmax_size = 5\n", "a size such as \"64MiB\""),
             ("[wal]\nmax_size = \"much\"\n", "\"much\" is not a size"),
             ("[server]\nread_timeout = \"5\"\n", "is not a duration such as \"30s\""),
@@ -601,5 +610,7 @@ mod tests {
             assert!(error.contains(expected) && error.starts_with("config.toml:"), "{text}: {error}");
             assert_eq!(error.lines().count(), 1, "{error}");
         }
+        let error = parse("[target]\nname = \"a\"\n").unwrap_err();
+        assert_eq!(error, "config.toml:1:1: target: each target begins with [[target]], in two pairs of brackets");
     }
 }

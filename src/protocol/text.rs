@@ -33,6 +33,19 @@ pub fn plain(text: &str) -> String {
     if text.chars().all(is_plain) { text.to_owned() } else { Quoted(text).to_string() }
 }
 
+/// In one line, as it is, but for what a terminal would obey or nobody can see: that is escaped.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    text.chars().fold(String::new(), |mut shown, c| {
+        if is_unsafe(c) {
+            shown.extend(c.escape_unicode());
+        } else {
+            shown.push(c);
+        }
+        shown
+    })
+}
+
 /// Control characters, and those that turn the direction of a text or cannot be seen.
 #[must_use]
 pub fn is_unsafe(c: char) -> bool {

@@ -398,7 +398,7 @@ impl Registrar {
         let after = saved.savepoint.settled.position.0;
         match why {
             Why::Resumed(_) => {}
-            Why::New => tracing::info!(target = name, after, "a new target"),
+            Why::New => tracing::info!(target = name, after, "a new target: it gets what comes after this position"),
             Why::Damaged => tracing::error!(
                 target = name,
                 after,

@@ -130,6 +130,8 @@ pub struct Target {
     unreadable: Option<(Instant, Instant)>,
     /// What the target said when it last failed.
     reason: Option<String>,
+    /// What it said when it last refused something.
+    refusal: String,
     /// Waits for what is in flight, then goes alone.
     parcel: Option<(Parcel, oneshot::Sender<Resent>)>,
     /// Of name and URL: what was learned under another one does not count.
@@ -176,6 +178,7 @@ impl Target {
             stop,
             unreadable: None,
             reason: None,
+            refusal: String::new(),
             parcel: None,
             identity,
         })
@@ -423,6 +426,8 @@ impl Target {
         }
         if matches!(outcome, Outcome::Retry { .. } | Outcome::Hold(_)) {
             self.reason = Some(shown(&outcome, &said));
+        } else if matches!(outcome, Outcome::Refused | Outcome::TooLarge) {
+            self.refusal = shown(&outcome, &said);
         }
         self.delivery.answered(id, outcome, said, &Stored, std::time::Instant::now(), fastrand::f64());
         self.log_events();

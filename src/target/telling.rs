@@ -26,6 +26,7 @@ impl Target {
                 ),
                 Event::BeganSuspect => tracing::error!(
                     target = name,
+                    answer = self.refusal,
                     "the target is suspect: it refuses all data, and empty requests too; the data is kept, and it is asked slowly \
                      (`promrelay target accept-refusals` gives up what it refuses)"
                 ),
@@ -55,18 +56,23 @@ impl Target {
         let record_by_record = suspicion.goes_record_by_record(std::time::Instant::now());
         let (phase, reason) = if self.delivery.is_paused() {
             (Phase::Paused, Some("by an operator (`promrelay target resume`)".to_owned()))
+        } else if self.delivery.is_idle() && !record_by_record {
+            // Whether it would take data now, nobody knows.
+            (Phase::CaughtUp, None)
         } else if suspicion.is_suspect() {
-            (Phase::Suspect, Some("it refuses all data, and empty requests too".to_owned()))
+            (Phase::Suspect, Some(format!("it refuses all data, and empty requests too: {}", self.refusal)))
         } else if record_by_record {
             (
                 Phase::Suspect,
-                Some("it takes empty requests and refuses all data: records are tried one by one".to_owned()),
+                Some(format!(
+                    "it takes empty requests and refuses all data, which is tried record by record: {}",
+                    self.refusal
+                )),
             )
         } else {
             match self.delivery.trouble() {
                 Some(Trouble::Held(_)) => (Phase::Held, self.reason.clone()),
                 Some(Trouble::BackingOff) => (Phase::BackingOff, self.reason.clone()),
-                None if self.delivery.is_idle() => (Phase::CaughtUp, None),
                 None => {
                     let isolated = self.delivery.isolated();
                     let reason = (isolated > 0)
@@ -89,15 +95,6 @@ impl Target {
     /// What was refused is never silent: a line in the log, and its bytes in the ring.
     pub(super) fn keep(&self, refused: Vec<Refused>) {
         const TOLD: usize = 3;
-        if let Some(more) = refused.len().checked_sub(TOLD).filter(|more| *more > 0) {
-            let samples: u64 = refused[TOLD..].iter().map(|refused| refused.samples).sum();
-            tracing::warn!(
-                target = self.settings.name,
-                requests = more,
-                samples,
-                "the target refused more for good (`promrelay dead-letter ls` lists it); the first ones follow"
-            );
-        }
         let mut entries = Vec::new();
         for (number, refused) in refused.iter().enumerate() {
             let (Some((record, chosen)), Some((last, _))) = (refused.parts.first(), refused.parts.last()) else {
@@ -108,7 +105,7 @@ impl Target {
             if number < TOLD {
                 tracing::warn!(
                     target = self.settings.name,
-                    positions = format!("{first}..={last}"),
+                    positions = if first == last { first.to_string() } else { format!("{first}..{last}") },
                     samples = refused.samples,
                     reason = refused.reason.as_str(),
                     series,
@@ -139,6 +136,15 @@ impl Target {
                 is_partial: refused.is_partial,
                 body,
             });
+        }
+        if let Some(more) = refused.len().checked_sub(TOLD).filter(|more| *more > 0) {
+            let samples: u64 = refused[TOLD..].iter().map(|refused| refused.samples).sum();
+            tracing::warn!(
+                target = self.settings.name,
+                entries = more,
+                samples,
+                "and more that the target refused for good (`promrelay dead-letter ls` lists it)"
+            );
         }
         match self.dead_letters.append(&entries) {
             Ok(()) | Err(RingError::Off) => {}

@@ -44,6 +44,14 @@ pub struct Plan {
     pub skipped_samples: u64,
 }
 
+impl Plan {
+    /// Nothing changes.
+    #[must_use]
+    pub fn stays(&self) -> bool {
+        self.from == self.to
+    }
+}
+
 /// Whether a target is stopped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Paused {

@@ -50,8 +50,11 @@ pub fn router(source: Arc<dyn Source>) -> Router {
         .route("/metrics", get(metrics))
         .route("/api/v1/status", get(async |State(source): State<Arc<dyn Source>>| Json(source.status())))
         .route("/", get(async |State(source): State<Arc<dyn Source>>| page::render(&source.status())))
+        .fallback(async || (StatusCode::NOT_FOUND, NOWHERE))
         .with_state(source)
 }
+
+const NOWHERE: &str = "there is nothing here: remote write goes to /api/v1/write; see / (for people), /metrics, /api/v1/status and /-/ready\n";
 
 async fn ready(State(source): State<Arc<dyn Source>>) -> impl IntoResponse {
     match source.ready() {

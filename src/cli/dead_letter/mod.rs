@@ -47,7 +47,7 @@ enum Command {
         /// Its number.
         id: u64,
         /// With --json: the request's body as well, in base64.
-        #[arg(long)]
+        #[arg(long, requires = "json")]
         body: bool,
     },
     /// Give entries up.
@@ -137,7 +137,7 @@ fn execute(config: &Config, DeadLetter { command, json }: &DeadLetter) -> Result
         Err(error) => return Err(error.into()),
     };
     match command {
-        Command::Ls { target } => print::list(&letters.list(target.as_deref())?, *json),
+        Command::Ls { target } => print::list(&letters.list(target.as_deref())?, target.as_deref(), *json),
         Command::Show { id, body } => print::show(&letters.show(*id, *body)?, *json),
         Command::Drop(chosen) => {
             let which = chosen.which();

@@ -9,6 +9,7 @@ use super::live::Live;
 use crate::cli::out;
 use crate::cli::wal::text::{Table, count, json, plain, size};
 use crate::dead_letter::{Listing, Shown, Summary};
+use crate::protocol::text::visible;
 
 /// In a table, of what a target said.
 const TEXT_SHOWN_MAX: usize = 60;
@@ -21,10 +22,10 @@ fn print_json(value: &impl Serialize) {
 
 fn cut(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
-        return plain(text);
+        return visible(text);
     }
     let cut: String = text.chars().take(most).collect();
-    format!("{}...", plain(&cut))
+    format!("{}...", visible(&cut))
 }
 
 fn status(summary: &Summary) -> String {
@@ -32,12 +33,13 @@ fn status(summary: &Summary) -> String {
 }
 
 /// As a table, or as JSON.
-pub(super) fn list(listing: &Listing, as_json: bool) {
+pub(super) fn list(listing: &Listing, target: Option<&str>, as_json: bool) {
     if as_json {
         return print_json(listing);
     }
     if listing.entries.is_empty() {
-        return out("nothing that a target refused is kept");
+        let who = target.map_or_else(|| "a target".to_owned(), |name| format!("target {name:?}"));
+        return out(&format!("nothing that {who} refused is kept"));
     }
     let mut table = Table::new(
         &["ID", "TIME", "TARGET", "REASON", "STATUS", "SAMPLES", "BYTES", "SERIES", "THE TARGET SAID"],

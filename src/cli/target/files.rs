@@ -52,6 +52,8 @@ pub(super) fn rows(config: &Config) -> Result<Vec<Row>, TargetError> {
             pending_samples: savepoint.pending(end.total.saturating_sub(settled.total)),
             delivered: ledger.delivered,
             refused: ledger.refused,
+            filtered: ledger.filtered,
+            expired: ledger.expired,
             dropped: ledger.dropped,
             lost: ledger.lost,
         }

@@ -37,6 +37,8 @@ impl Live {
                 pending_samples: number(&target["pending"]["samples"]),
                 delivered: number(&samples["delivered"]),
                 refused: number(&samples["refused"]),
+                filtered: number(&samples["filtered"]),
+                expired: number(&samples["expired"]),
                 dropped: number(&samples["dropped"]),
                 lost: number(&samples["lost"]),
             }

@@ -20,6 +20,8 @@ pub(super) struct Row {
     pub pending_samples: u64,
     pub delivered: u64,
     pub refused: u64,
+    pub filtered: u64,
+    pub expired: u64,
     pub dropped: u64,
     pub lost: u64,
 }
@@ -36,13 +38,15 @@ impl Row {
             pending_samples: 0,
             delivered: 0,
             refused: 0,
+            filtered: 0,
+            expired: 0,
             dropped: 0,
             lost: 0,
         }
     }
 }
 
-const HEADS: [&str; 10] = [
+const HEADS: [&str; 12] = [
     "TARGET",
     "STATE",
     "CATCHES UP IN",
@@ -51,6 +55,8 @@ const HEADS: [&str; 10] = [
     "PENDING SAMPLES",
     "DELIVERED",
     "REFUSED",
+    "FILTERED",
+    "EXPIRED",
     "DROPPED",
     "LOST",
 ];
@@ -81,10 +87,12 @@ pub(super) fn print(rows: &[Row], json: bool) -> Result<(), TargetError> {
             pending_samples,
             delivered,
             refused,
+            filtered,
+            expired,
             dropped,
             lost,
         } = row;
-        let numbers = [settled, pending_records, pending_samples, delivered, refused, dropped, lost];
+        let numbers = [settled, pending_records, pending_samples, delivered, refused, filtered, expired, dropped, lost];
         let until = catches_up(catches_up_in_seconds.as_ref());
         [name.clone(), state.clone(), until].into_iter().chain(numbers.map(u64::to_string)).collect::<Vec<_>>()
     });

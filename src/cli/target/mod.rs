@@ -187,14 +187,15 @@ fn execute(config: &Config, Target { command, json }: &Target) -> Result<(), Tar
         (Command::Ls, Targets::Live(live)) => ls::print(&live.rows()?, *json)?,
         (Command::Seek { name, to, yes }, Targets::Files(mut files)) => {
             let (plan, destination) = files.plan(name, to)?;
-            ask(&seek_text(&plan), *yes)?;
+            ask(&seek_text(&plan), *yes || plan.stays())?;
             files.seek(name, destination)?;
             done(&plan, *json, &seek_text(&plan));
         }
         (Command::Seek { name, to, yes }, Targets::Live(live)) => {
             parse_point(to, now_ms())?;
             if !yes {
-                ask(&seek_text(&live.plan(name, to)?), false)?;
+                let plan = live.plan(name, to)?;
+                ask(&seek_text(&plan), plan.stays())?;
             }
             let plan = live.seek(name, to)?;
             done(&plan, *json, &seek_text(&plan));
@@ -250,14 +251,14 @@ fn seek_text(plan: &Plan) -> String {
     let Plan { target, from, to, records, replayed_samples, skipped_samples } = plan;
     if to < from {
         format!(
-            "{target} goes back from position {from} to {to}: {replayed_samples} samples of {records} requests are sent again"
+            "{target} goes back: it begins after position {to}, not after {from}: {replayed_samples} samples of {records} requests are sent again"
         )
     } else if to > from {
         format!(
-            "{target} goes on from position {from} to {to}: {skipped_samples} samples of {records} requests are not sent"
+            "{target} goes on: it begins after position {to}, not after {from}: {skipped_samples} samples of {records} requests are not sent"
         )
     } else {
-        format!("{target} stays at position {to}")
+        format!("{target} stays where it is: it begins after position {to}")
     }
 }
 

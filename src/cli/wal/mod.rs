@@ -43,7 +43,7 @@ struct Common {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// Write JSON.
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }

@@ -36,6 +36,7 @@ use tokio::time::{Instant, timeout};
 use super::backoff::parse_retry_after;
 use super::outcome::{Answer, Written};
 use crate::protocol::Protocol;
+use crate::protocol::text::is_unsafe;
 use body::WatchedBody;
 use generation::{Generations, age};
 pub use resolver::LookUp;
@@ -297,5 +298,7 @@ async fn read_text(mut response: Response, within: Duration) -> String {
     };
     // What came in time is kept.
     let _ = timeout(within, reading).await;
-    String::from_utf8_lossy(&text).trim().to_owned()
+    // One line, and nothing that a terminal would obey.
+    let text = String::from_utf8_lossy(&text);
+    text.trim().chars().map(|c| if is_unsafe(c) { ' ' } else { c }).collect()
 }

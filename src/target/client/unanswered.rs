@@ -79,15 +79,16 @@ fn has_cause<E: Error + 'static>(error: &(dyn Error + 'static), is_it: impl Fn(&
     causes(error).filter_map(<dyn Error>::downcast_ref::<E>).any(is_it)
 }
 
-/// For people. Not over [`causes`]: an `io::Error` says what it wraps.
+/// For people: the last two causes, which say what happened to whom; those above name layers of the client. Not over [`causes`]: an `io::Error`
+/// says what it wraps.
 fn text(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut said = vec![error.to_string()];
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        said.push(cause.to_string());
         source = cause.source();
     }
-    text
+    said[said.len().saturating_sub(2)..].join(": ")
 }
 
 #[cfg(test)]
