@@ -94,6 +94,9 @@ const UNREADABLE_PATIENCE: Duration = Duration::from_secs(600);
 const UNREADABLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A lull in everything is looked at so often: what is lost otherwise would be noticed late.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
+/// With so many records that are settled and for which the savepoint has no room (more holes before them than it has ranges), nothing more is read
+/// until what lies before them is settled.
+pub(crate) const UNBOOKED_MAX: usize = 4096;
 
 /// An attempt, its bytes and its time-out, and what came of it.
 type Ended = (AttemptId, u64, Duration, Result<Answered, Unanswered>);
@@ -243,7 +246,9 @@ impl Target {
     /// New records are of no use to a target that has its hands full: it need not wake up for them.
     fn waits_for_records(&self) -> bool {
         let now = std::time::Instant::now();
-        self.unreadable.is_none() && self.reading.lanes().any(|lane| self.delivery.has_room(lane, now))
+        self.unreadable.is_none()
+            && self.completed.len() < UNBOOKED_MAX
+            && self.reading.lanes().any(|lane| self.delivery.has_room(lane, now))
     }
 
     /// Reads as much as is wanted. When to try again, if the disk does not give it.
@@ -255,6 +260,9 @@ impl Target {
             return Some(next);
         }
         self.part_or_join();
+        if self.completed.len() >= UNBOOKED_MAX {
+            return None;
+        }
         let savepoint = self.progress.savepoint();
         for lane in self.reading.lanes() {
             while self.delivery.has_room(lane, now.into_std()) {

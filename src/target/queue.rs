@@ -21,6 +21,8 @@ pub struct Limits {
     pub records: usize,
 }
 
+/// Records of a batch.
+pub const RECORDS_MAX: usize = 2000;
 /// Bytes of a batch once decompressed: receivers have limits of 32 MiB and more.
 const DECODED_BYTES_MAX: u64 = 16 << 20;
 
@@ -30,6 +32,7 @@ pub struct Queue {
     records: VecDeque<Arc<Record>>,
     samples: u64,
     bytes: u64,
+    decoded: u64,
     /// Cuts of a former life that are not passed yet, ascending.
     cuts: VecDeque<Cut>,
     /// Up to here a former life may have sent something, nobody knows in which cuts.
@@ -47,6 +50,7 @@ impl Queue {
     pub fn push(&mut self, record: Arc<Record>) {
         self.samples += record.header.counts.ledger_samples();
         self.bytes += u64::from(record.header.body_len);
+        self.decoded += u64::from(record.header.decoded_len);
         self.records.push_back(record);
     }
 
@@ -57,7 +61,7 @@ impl Queue {
             && let Some(cut) = self.cut_of(first.header.position)
             && last.header.position < cut.last
         {
-            return true;
+            return self.records.len() < RECORDS_MAX && self.decoded < DECODED_BYTES_MAX;
         }
         self.samples < limits.samples && self.bytes < limits.bytes && self.records.len() < limits.records
     }
@@ -106,7 +110,8 @@ impl Queue {
                     && header.kind == first.header.kind
                     && record.meta.forwarded == first.meta.forwarded;
                 let fits = match &cut {
-                    Some(cut) => header.position <= cut.last,
+                    // It was no larger, but for what many cuts that are not in a savepoint have become: that is halved, as it were.
+                    Some(cut) => header.position <= cut.last && number < RECORDS_MAX && decoded <= DECODED_BYTES_MAX,
                     None => {
                         samples <= limits.samples
                             && bytes <= limits.bytes
@@ -136,6 +141,7 @@ impl Queue {
         for record in &taken {
             self.samples -= record.header.counts.ledger_samples();
             self.bytes -= u64::from(record.header.body_len);
+            self.decoded -= u64::from(record.header.decoded_len);
         }
         if let Some(last) = taken.last() {
             self.cuts.retain(|cut| cut.last > last.header.position);
@@ -156,6 +162,7 @@ impl Queue {
         for record in &out {
             self.samples -= record.header.counts.ledger_samples();
             self.bytes -= u64::from(record.header.body_len);
+            self.decoded -= u64::from(record.header.decoded_len);
         }
         out
     }
@@ -165,6 +172,7 @@ impl Queue {
         for record in records.into_iter().rev() {
             self.samples += record.header.counts.ledger_samples();
             self.bytes += u64::from(record.header.body_len);
+            self.decoded += u64::from(record.header.decoded_len);
             self.records.push_front(record);
         }
     }

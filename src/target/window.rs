@@ -7,8 +7,8 @@
 //!   B4 {s9}        may start
 //! ```
 //!
-//! For each series only the last batch that has it is remembered: a batch waits for those, and what they wait for is settled before them.
-//! A batch whose series nobody can tell stands in the way of all.
+//! For each series all unsettled batches that have it are remembered, a bit each: they may be settled in another order than they came in (a batch that
+//! waits may expire, or be dropped). A batch whose series nobody can tell stands in the way of all.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -16,55 +16,69 @@ use std::collections::{BTreeSet, HashMap};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct BatchId(pub u64);
 
+/// The most batches that may be unsettled at a time.
+pub const UNSETTLED_MAX: usize = 32;
+
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Window {
-    /// The last unsettled batch that has the series.
-    last: HashMap<u64, BatchId>,
+    /// The places of the unsettled batches that have the series: a bit each.
+    holders: HashMap<u64, u32>,
+    /// Unsettled batches, each in its place.
+    places: [Option<BatchId>; UNSETTLED_MAX],
     /// Unsettled batches of which nobody can tell the series.
     opaque: BTreeSet<BatchId>,
-    /// All that are unsettled.
-    unsettled: BTreeSet<BatchId>,
 }
 
 impl Window {
     /// For which batches one with these series would have to wait.
     #[must_use]
     pub fn before(&self, series: Option<&[u64]>) -> BTreeSet<BatchId> {
-        let Some(series) = series else { return self.unsettled.clone() };
-        let mut waits_for = self.opaque.clone();
-        waits_for.extend(series.iter().filter_map(|series| self.last.get(series)));
-        waits_for
+        let Some(series) = series else { return self.places.iter().flatten().copied().collect() };
+        let holders = series.iter().filter_map(|series| self.holders.get(series)).fold(0, |all, holders| all | holders);
+        let has = |place: usize| holders & (1 << place) != 0;
+        let of_series = self.places.iter().enumerate().filter(|(place, _)| has(*place)).filter_map(|(_, id)| *id);
+        self.opaque.iter().copied().chain(of_series).collect()
     }
 
     /// A batch is there, later than all others. For which ones it has to wait.
+    ///
+    /// # Panics
+    /// There are [`UNSETTLED_MAX`] already.
     pub fn enter(&mut self, id: BatchId, series: Option<&[u64]>) -> BTreeSet<BatchId> {
-        debug_assert!(self.unsettled.last().is_none_or(|last| *last < id), "batches come in order");
+        debug_assert!(self.places.iter().flatten().all(|other| *other < id), "batches come in order");
         let waits_for = self.before(series);
+        let place = self.places.iter().position(Option::is_none).expect("so far ahead nobody is");
+        self.places[place] = Some(id);
         match series {
-            Some(series) => self.last.extend(series.iter().map(|series| (*series, id))),
+            Some(series) => series.iter().for_each(|series| *self.holders.entry(*series).or_default() |= 1 << place),
             None => {
                 self.opaque.insert(id);
             }
         }
-        self.unsettled.insert(id);
         waits_for
     }
 
     /// Some series of a batch are settled.
     pub fn let_go(&mut self, id: BatchId, series: &[u64]) {
+        let Some(place) = self.places.iter().position(|other| *other == Some(id)) else { return };
         for series in series {
-            if self.last.get(series) == Some(&id) {
-                self.last.remove(series);
+            if let Some(holders) = self.holders.get_mut(series) {
+                *holders &= !(1 << place);
+                if *holders == 0 {
+                    self.holders.remove(series);
+                }
             }
         }
     }
 
     /// A batch is settled.
     pub fn leave(&mut self, id: BatchId, series: Option<&[u64]>) {
-        self.unsettled.remove(&id);
-        self.opaque.remove(&id);
         self.let_go(id, series.unwrap_or_default());
+        self.opaque.remove(&id);
+        if let Some(place) = self.places.iter_mut().find(|other| **other == Some(id)) {
+            *place = None;
+        }
     }
 }
 
@@ -98,7 +112,22 @@ mod tests {
         for (id, series) in [(2, 2), (3, 1), (4, 2)] {
             window.leave(BatchId(id), Some(&[series]));
         }
-        assert!(window.last.is_empty() && window.unsettled.is_empty(), "nothing is kept of what is settled");
+        assert!(
+            window.holders.is_empty() && window.places.iter().flatten().count() == 0,
+            "nothing is kept of what is settled"
+        );
+    }
+
+    #[test]
+    fn what_leaves_before_the_one_it_waits_for_leaves_that_in_the_way() {
+        let mut window = Window::default();
+        window.enter(BatchId(1), Some(&[1]));
+        window.enter(BatchId(2), Some(&[1]));
+        window.leave(BatchId(2), Some(&[1]));
+        assert_eq!(window.enter(BatchId(3), Some(&[1])), ids(&[1]));
+        window.let_go(BatchId(1), &[1]);
+        assert_eq!(window.before(Some(&[1])), ids(&[3]));
+        assert_eq!(window.before(None), ids(&[1, 3]), "it is there all the same");
     }
 
     #[test]
@@ -116,7 +145,7 @@ mod tests {
         /// and never swap.
         #[test]
         fn batches_that_share_a_series_go_one_after_the_other(
-            batches in prop::collection::vec(prop::collection::btree_set(0u64..12, 0..4), 1..40),
+            batches in prop::collection::vec(prop::collection::btree_set(0u64..12, 0..4), 1..UNSETTLED_MAX),
             choices in prop::collection::vec(0usize..1000, 100),
         ) {
             let mut window = Window::default();
@@ -148,7 +177,7 @@ mod tests {
                     settled.insert(n);
                 }
             }
-            prop_assert!(window.last.is_empty());
+            prop_assert!(window.holders.is_empty());
         }
     }
 }

@@ -1,12 +1,12 @@
 //! What of a batch goes before the others, as a question: whether anything of it is taken.
 //!
 //! ```text
-//!   single_out        [ a b c d ]       ->  [ c ] [ a b d ]             only one whose series comes once: it overtakes nothing
+//!   single_out        [ a b c d ]       ->  [ c ] [ a b d ]             only the first one of its series: it overtakes nothing
 //!   peel              [ r1 r2 r3 ]      ->  [ r1 ] [ r2 r3 ]
 //!   call_witness      [ r1: a b c b ]   ->  [ r1: b b ] [ r1: a c ]     the series that comes last
 //! ```
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use super::Batch;
 use super::part::{Chosen, Contents, Part};
@@ -17,8 +17,8 @@ const CHEAP_WITNESS_MAX: usize = 8;
 
 impl Batch {
     /// Takes one entry out of the front piece and puts it before it, as a piece of its own: a question to a target that takes nothing of the
-    /// rest. Only one whose series comes once in the piece, so that it overtakes nothing, and only if all of the piece is known. `pick` chooses
-    /// among `n`. Whether there was one.
+    /// rest. Only the first one of its series in the piece, so that it overtakes nothing, only if there are others, and only if all of the piece is
+    /// known. `pick` chooses among `n` series. Whether there was one.
     pub fn single_out(&mut self, contents: &dyn Contents, pick: impl FnOnce(usize) -> usize) -> bool {
         let tells = self.front_tells(contents);
         let entries = self.front_entries(contents);
@@ -26,15 +26,12 @@ impl Batch {
         if entries.len() < 2 || !tells {
             return false;
         }
-        let mut times: HashMap<u64, u32> = HashMap::new();
-        for (_, entry) in &entries {
-            *times.entry(entry.series).or_default() += 1;
-        }
-        let lone: Vec<usize> = (0..entries.len()).filter(|at| times[&entries[*at].1.series] == 1).collect();
-        if lone.is_empty() {
+        let mut seen = HashSet::new();
+        let firsts: Vec<usize> = (0..entries.len()).filter(|at| seen.insert(entries[*at].1.series)).collect();
+        if firsts.len() < 2 {
             return false;
         }
-        let mut at = lone[pick(lone.len()).min(lone.len() - 1)];
+        let mut at = firsts[pick(firsts.len()).min(firsts.len() - 1)];
         let counts = self.records.iter().map(|owed| owed.parts).collect();
         self.before_single_out = Some((self.pieces.clone(), counts));
         let mut before = Vec::new();

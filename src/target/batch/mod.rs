@@ -85,7 +85,7 @@ pub struct Batch {
     pieces: VecDeque<Piece>,
     /// Something of it is final: accepted, or given up as poison. From then on it is not sent again as a whole.
     pub has_settled: bool,
-    /// Pieces of it that were refused since something of it was accepted.
+    /// Pieces of it, of one record each, that were refused since something of it was accepted.
     pub refusals_in_a_row: u32,
     /// The same, of pieces that were possibly delivered.
     pub resent_in_a_row: u32,
@@ -238,6 +238,11 @@ impl Batch {
         is_whole && self.records.iter().all(|owed| owed.parts == 1 && !owed.is_told && owed.outcomes.samples() == 0)
     }
 
+    /// Whether nothing of it was set aside, nor all of it: that need not wait for what the rest waits for, and stays so.
+    pub fn is_one_main_piece(&self) -> bool {
+        self.pieces.len() == 1 && self.pieces[0].role == Role::Main
+    }
+
     /// Gives up all of it, which is too old for the target.
     ///
     /// # Panics
@@ -248,6 +253,26 @@ impl Batch {
         for owed in &mut self.records {
             owed.parts = 0;
             owed.outcomes += Outcomes::expired(owed.record.header.counts.ledger_samples());
+        }
+    }
+
+    /// Somebody gives up everything up to `to`: nothing of it is sent or told any more. What is left of the front piece may have been delivered.
+    pub fn drop_up_to(&mut self, to: Position) {
+        self.before_single_out = None;
+        if let Some(front) = self.pieces.front_mut() {
+            front.is_possibly_delivered = true;
+        }
+        self.was_possibly_delivered = true;
+        let records = &mut self.records;
+        let is_dropped = |records: &[Owed], part: &Part| records[part.record].record.header.position <= to;
+        for piece in &mut self.pieces {
+            piece.parts.retain(|part| !is_dropped(records, part));
+            // What was proved may be of what is dropped.
+            (piece.is_known_bad, piece.is_bad_if_left_was_taken) = (false, false);
+        }
+        self.pieces.retain(|piece| !piece.parts.is_empty());
+        for owed in records.iter_mut().filter(|owed| owed.record.header.position <= to) {
+            (owed.parts, owed.is_told, owed.entries) = (0, true, None);
         }
     }
 

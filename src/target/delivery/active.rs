@@ -43,7 +43,9 @@ pub(super) struct Refusals {
     pub is_in_doubt: bool,
     /// When something of it was last given up as refused.
     pub given_up_at: Option<Instant>,
-    /// Something of it was given up whose sender is not hopeless.
+    /// Records of it of which something was given up that nobody knew, without a search down to its series.
+    pub unsearched: BTreeSet<usize>,
+    /// Something of it was given up that nobody expected to be refused: its sender is not hopeless, and it is no culprit.
     pub is_unexpected: bool,
     /// What the target last said when it refused something of it.
     pub said: Option<Said>,

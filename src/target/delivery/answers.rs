@@ -355,15 +355,7 @@ impl Delivery {
             }
             Finding::Again => {
                 self.senders.forget_all();
-                for active in self.batches.values_mut().filter(|active| active.refusals.is_in_doubt) {
-                    active.refusals.is_in_doubt = false;
-                    if active.batch.has_settled {
-                        continue;
-                    }
-                    active.refusals = Refusals::default();
-                    let is_possibly_delivered = active.batch.was_possibly_delivered;
-                    active.batch.start_over(is_possibly_delivered);
-                }
+                self.begin_doubted_again();
                 self.events.push(Event::Recovered { failures: 0 });
             }
             Finding::Suspect { began } => {
@@ -378,6 +370,23 @@ impl Delivery {
             // Asked again, but slowly.
             let failures = active.batch.front().map_or(1, |piece| piece.failures.max(1));
             active.not_before = Some(now + self.rules.hold.wait(failures, random));
+        }
+    }
+
+    /// What was refused by a target that was not well is sent again from its beginning.
+    fn begin_doubted_again(&mut self) {
+        let doubted: Vec<BatchId> =
+            self.batches.iter().filter(|(_, active)| active.refusals.is_in_doubt).map(|(id, _)| *id).collect();
+        for id in doubted {
+            let active = self.batches.get_mut(&id).expect("it was found");
+            active.refusals.is_in_doubt = false;
+            if active.batch.has_settled {
+                continue;
+            }
+            active.refusals = Refusals::default();
+            let is_possibly_delivered = active.batch.was_possibly_delivered;
+            active.batch.start_over(is_possibly_delivered);
+            self.waits_as_a_whole(id);
         }
     }
 }

@@ -73,7 +73,7 @@ impl Budget {
             Purse::Search => &mut self.search,
             Purse::Steady => &mut self.steady,
         };
-        money.left -= HALVING;
+        money.left = (money.left - HALVING).max(0.0);
     }
 }
 

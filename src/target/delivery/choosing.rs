@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::super::batch::{Completed, Contents, Piece, Role, Samples};
 use super::super::culprits::{Culprits, Suspect};
 use super::super::pace::May;
-use super::super::queue::Limits;
+use super::super::queue::{Limits, RECORDS_MAX};
 use super::super::window::BatchId;
 use super::active::{Active, keyed, parts_of};
 use super::senders::Senders;
@@ -51,7 +51,7 @@ impl Delivery {
         let bytes = self
             .learned_bytes
             .map_or(self.rules.max_bytes_per_send, |learned| self.rules.max_bytes_per_send.min(learned as u64));
-        Limits { samples: self.rules.max_samples_per_send, bytes, records: 2000 }
+        Limits { samples: self.rules.max_samples_per_send, bytes, records: RECORDS_MAX }
     }
 
     /// What to do at `now`. `wall_ms` is what ages of samples are judged by; `None` suspends that. To be asked again after each start, each
@@ -275,9 +275,8 @@ impl Delivery {
         if active.was_attempted {
             return;
         }
-        let is_whole = active.batch.pieces() == 1;
         let is_possibly = active.batch.front().is_some_and(|piece| piece.is_possibly_delivered);
-        if is_whole && self.culprits.has_suspects() && !is_possibly {
+        if active.batch.is_one_main_piece() && self.culprits.has_suspects() && !is_possibly {
             let roles = roles(&self.culprits, &self.senders, active.lane);
             active.batch.set_aside(contents, roles);
         }

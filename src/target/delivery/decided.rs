@@ -66,6 +66,16 @@ impl Delivery {
             if let Some(attempt) = active.flight.take() {
                 given_up.push(attempt);
             }
+            active.not_before = None;
+            active.refusals.is_in_doubt = false;
+            if active.batch.has_settled {
+                // Others may have gone on with what is settled of it: it is not sent again.
+                active.batch.drop_up_to(to);
+                if active.batch.is_done() {
+                    self.remove(id);
+                }
+                continue;
+            }
             let mut left = active.batch.untold();
             left.retain(|record| record.header.position > to);
             if left.is_empty() {
@@ -74,7 +84,7 @@ impl Delivery {
                 // In the place of the old one: later batches wait for it.
                 active.batch = Batch::new(left, active.was_attempted);
                 active.refusals = Refusals::default();
-                active.not_before = None;
+                self.waits_as_a_whole(id);
             }
         }
         for attempt in &given_up {
@@ -83,6 +93,15 @@ impl Delivery {
             }
         }
         given_up
+    }
+
+    /// A batch is whole again: what was set aside in it, and had to wait for more than the rest, goes with the rest.
+    pub(super) fn waits_as_a_whole(&mut self, id: BatchId) {
+        let active = self.batches.get_mut(&id).expect("it is there");
+        // (Nobody looked into the only one of a lane.)
+        let Some(series) = &active.series else { return };
+        let before = self.lanes[active.lane as usize].window.before(series.as_deref());
+        active.waits_for = before.into_iter().filter(|other| *other < id).collect();
     }
 
     /// An attempt was given up by us: it may have arrived.

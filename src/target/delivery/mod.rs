@@ -192,6 +192,10 @@ impl Delivery {
 
     /// Which lane holds the backlog.
     pub fn backlog_is(&mut self, lane: Lane) {
+        if self.backlog != lane {
+            // What is known of senders is known of a lane: of old data, or of new.
+            self.senders.forget_all();
+        }
         self.backlog = lane;
     }
 

@@ -116,7 +116,8 @@ impl Delivery {
 
     /// Others need not wait for what is settled of a batch that may stay for long.
     pub(super) fn narrow(&mut self, id: BatchId, contents: &dyn Contents) {
-        let Some(active) = self.batches.get_mut(&id) else { return };
+        // (Where nothing is final it may yet start over as a whole.)
+        let Some(active) = self.batches.get_mut(&id).filter(|active| active.batch.has_settled) else { return };
         let lane = active.lane;
         let Some(left) = keyed(active.batch.left_series(contents), active.headers) else { return };
         let left: BTreeSet<u64> = left.into_iter().collect();
@@ -129,7 +130,7 @@ impl Delivery {
             self.batches.iter().filter(|(_, other)| other.waits_for.contains(&id)).map(|(id, _)| *id).collect();
         for other in waiting {
             let other = self.batches.get_mut(&other).expect("it was found");
-            if !other.was_attempted && other.batch.pieces() == 1 {
+            if !other.was_attempted && other.batch.is_one_main_piece() {
                 other.batch.set_aside(contents, roles(&self.culprits, &self.senders, lane));
             }
             let main = keyed(other.batch.main_series(contents), other.headers);
@@ -188,7 +189,7 @@ impl Delivery {
                 self.culprits.struck(suspect, now);
             }
             let active = self.batches.get_mut(&id).expect("it was in flight");
-            if active.batch.front_to_back(contents) {
+            if active.batch.front_to_back(contents) && active.batch.front().is_some_and(|next| next.strikes == 0) {
                 return;
             }
         }

@@ -36,7 +36,7 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it was in flight");
         active.refusals.refused_at.get_or_insert(now);
         active.refusals.said = Some(said.clone());
-        active.batch.refusals_in_a_row += 1;
+        active.batch.refusals_in_a_row += u32::from(!active.batch.is_divisible_by_records());
         let has_settled = active.batch.has_settled;
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = 0;
@@ -60,8 +60,9 @@ impl Delivery {
         let is_divisible = active.batch.is_divisible(contents);
         let piece = active.batch.front().expect("it was in flight");
         let (role, is_cheap) = (piece.role, piece.is_cheap);
-        // What is refused together with many that are always refused is seldom worth the search.
-        let is_usual = !is_hopeless && role == Role::Culprits && !self.budget.allows(Purse::of(role)) && !is_cheap;
+        // What is refused together with many that are always refused is seldom worth the search. (Of a backlog somebody may be young enough.)
+        let is_seldom = role == Role::Culprits && !is_cheap && !self.budget.allows(Purse::Steady);
+        let is_usual = is_seldom && !(is_hopeless && self.is_of_backlog(id));
         if is_divisible && role != Role::Poison && !is_usual && self.may_halve(id, now, contents) {
             self.halve(id, contents, !is_possibly_delivered);
             return;
@@ -93,7 +94,7 @@ impl Delivery {
             return;
         }
         active.refusals.given_up_at = Some(now);
-        active.refusals.is_unexpected |= !is_hopeless;
+        active.refusals.is_unexpected |= !is_hopeless && role != Role::Culprits;
         self.give_up(id, reason, said, contents, now);
     }
 
@@ -184,7 +185,7 @@ impl Delivery {
         // (What may have been delivered has a limit of its own.)
         let is_possibly_delivered = batch.front().is_some_and(|piece| piece.is_possibly_delivered);
         let is_hopeless = || batch.refusals_in_a_row >= self.senders.patience(self.front_sender(id));
-        (!is_possibly_delivered && is_hopeless()) || self.is_nothing_taken(id, now)
+        !is_possibly_delivered && (is_hopeless() || self.is_nothing_taken(id, now))
     }
 
     /// What is next in a batch goes record by record: hardly anything is taken of who sent it, or of anybody.
@@ -232,6 +233,7 @@ impl Delivery {
         let samples = active.batch.front_samples(contents).all();
         let piece = active.batch.front().expect("something is left");
         let (parts, role) = (parts_of(&active.batch, &piece.parts), piece.role);
+        let (first, last) = piece.records();
         let is_single = piece.parts.len() == 1 && !active.batch.is_divisible(contents);
         if samples > 0 || reason != Reason::Resent {
             active.refusals.refused.push(Refused {
@@ -243,8 +245,11 @@ impl Delivery {
                 is_partial: false,
             });
         }
-        // A culprit is what was refused alone, or with others that are known.
+        // A culprit is what was refused alone, or with others that are known. What of is refused otherwise says something of its sender.
         let is_alone = is_single && reason == Reason::Status;
+        if !is_alone && role != Role::Culprits {
+            active.refusals.unsearched.extend(first..=last);
+        }
         if is_alone || role == Role::Culprits {
             for (record, series, is_repeat) in active.batch.front_series(contents) {
                 let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);

@@ -94,12 +94,13 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it is there");
         let completed = active.batch.take_completed();
         if active.refusals.given_up_at.is_some() || !self.senders.is_empty() {
-            let mut records = active.batch.records();
+            let mut records = active.batch.records().enumerate();
             for done in &completed {
-                let record = records.find(|record| record.mark() == done.to).expect("they are in order");
+                let (number, record) = records.find(|(_, record)| record.mark() == done.to).expect("they are in order");
+                let at = active.refusals.given_up_at.filter(|_| active.refusals.unsearched.contains(&number));
                 let sender = (active.lane, record.meta.sender);
                 let refused = done.outcomes.refused_for(Reason::Status) + done.outcomes.refused_for(Reason::Unsplit);
-                match (done.outcomes.delivered, refused, active.refusals.given_up_at) {
+                match (done.outcomes.delivered, refused, at) {
                     (0, 1.., Some(at)) => self.senders.all_refused(sender, at),
                     (1.., 0, _) => self.senders.all_taken(sender),
                     (1.., 1.., _) => self.senders.some_taken(sender),

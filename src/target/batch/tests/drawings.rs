@@ -170,7 +170,7 @@ fn an_entry_is_singled_out_and_put_back() {
 }
 
 #[test]
-fn only_an_entry_whose_series_comes_once_is_singled_out() {
+fn only_the_first_entry_of_a_series_is_singled_out() {
     let fakes = Fakes::of(&["aba", "cc"]);
     let mut batch = fakes.batch();
     let mut choices = 0;
@@ -178,11 +178,14 @@ fn only_an_entry_whose_series_comes_once_is_singled_out() {
         choices = n;
         n
     }));
-    assert_eq!((&*fakes.drawn(&batch), choices), ("[b] [aa|cc]", 1));
+    assert_eq!((&*fakes.drawn(&batch), choices), ("[c] [aba|c]", 3));
     accept(&mut batch, &fakes);
-    assert!(!batch.single_out(&fakes, |_| 0), "each comes twice");
-    let fakes = Fakes::of(&["a"]);
-    assert!(!fakes.batch().single_out(&fakes, |_| 0), "it is alone anyway");
+    assert!(batch.single_out(&fakes, |_| 1));
+    assert_eq!(fakes.drawn(&batch), "[b] [aa|c]");
+    for alone in ["a", "aaa"] {
+        let fakes = Fakes::of(&[alone]);
+        assert!(!fakes.batch().single_out(&fakes, |_| 0), "what there is of others would say something, not this");
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ impl World {
         }
     }
 
-    fn crash(&mut self, is_power_cut: bool) {
+    pub(super) fn crash(&mut self, is_power_cut: bool) {
         self.note(|| format!("crash, power cut: {is_power_cut}"));
         self.lose_all_in_flight();
         if is_power_cut {
@@ -50,7 +50,7 @@ impl World {
         self.wait = None;
     }
 
-    fn drop_up_to(&mut self, to: u64) {
+    pub(super) fn drop_up_to(&mut self, to: u64) {
         if to <= self.savepoint.settled.position.0 {
             return;
         }

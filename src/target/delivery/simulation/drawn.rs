@@ -61,6 +61,20 @@ fn some_manners(random: &mut fastrand::Rng, log: &[Fake]) -> Manners {
     if random.u8(0..3) == 0 {
         manners.cursed_series.insert(random.u64(0..10));
     }
+    if random.u8(0..4) == 0 {
+        manners.cursed_sender = Some(random.u8(1..4));
+    }
+    if random.u8(0..4) == 0 {
+        manners.poison.insert(random.u64(0..10));
+    }
+    if random.u8(0..4) == 0 {
+        // Requests of which nothing is taken.
+        for _ in 0..random.usize(1..30) {
+            let position = random.usize(0..log.len());
+            let all = 0..log[position].entries.len() as u32;
+            manners.cursed_entries.extend(all.map(|number| (position as u64 + 1, number)));
+        }
+    }
     if random.u8(0..6) == 0 {
         manners.old_before = (random.u64(0..log.len() as u64), random.u32(0..8));
     }
@@ -76,6 +90,13 @@ pub(super) fn some_rules(random: &mut fastrand::Rng) -> Rules {
     let mut rules = rules([1, 2, 4, 8, 30][random.usize(0..5)]);
     if random.bool() {
         rules.max_samples_per_send = random.u64(1..60);
+    }
+    if random.u8(0..6) == 0 {
+        rules.sample_age_limit = Some(seconds(random.u64(1..4000)));
+    }
+    if random.bool() {
+        rules.suspect_after = seconds(random.u64(1..60));
+        rules.poison_after = seconds(random.u64(1..120));
     }
     if random.u8(0..3) == 0 {
         rules.max_bytes_per_send = random.u64(100..4000);

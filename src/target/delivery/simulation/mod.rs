@@ -30,6 +30,7 @@ use log::{EPOCH_MS, EntryId, FakeLog, Key};
 use setup::{Disturbances, Setup, ms, pace, seconds};
 use target::{Asked, Manners, Store, Verdict};
 
+use super::super::UNBOOKED_MAX;
 use super::super::batch::Part;
 use super::super::outcome::Outcome;
 use super::*;
@@ -201,7 +202,7 @@ impl World {
         let elapsed = self.elapsed();
         let lanes: &[Lane] = if self.lane_end.is_some() { &[Lane::One, Lane::Two] } else { &[Lane::One] };
         for lane in lanes {
-            while self.delivery.has_room(*lane, self.now) {
+            while self.delivery.has_room(*lane, self.now) && self.completed.len() < UNBOOKED_MAX {
                 let next = self.read[*lane as usize] + 1;
                 let is_behind = self.lane_end.is_some_and(|end| *lane == Lane::One && next > end);
                 if is_behind || next > self.log.end() || self.log.fake(next).at > elapsed {

@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_series_keeps_its_order_whatever_the_target_answers() {
-    every_seed(400, |seed| World::new(anything(seed)).run());
+    every_seed(3000, |seed| World::new(anything(seed)).run());
 }
 
 #[test]
@@ -72,4 +72,40 @@ fn two_lanes_keep_their_order_and_share_the_requests() {
         println!("PRINT share {share}: {found:.2}");
         assert!((found - share).abs() < 0.1, "{found} instead of {share}");
     }
+}
+
+#[test]
+fn what_expires_while_it_waits_leaves_the_one_that_it_waits_for_in_the_way() {
+    // The first is in pieces when the target goes down, and does not expire; the second waits for it, and does; then the third comes.
+    let log = vec![Fake::of([9, 8, 1, 7]), Fake::of([1]).at(seconds(1)), Fake::of([1]).at(seconds(63))];
+    let mut expired = 0;
+    every_seed_with(100, &mut expired, |seed, expired| {
+        let mut setup = Setup { learned: learned(), ..Setup::new(seed, log.clone()) };
+        setup.rules.max_samples_per_send = 1;
+        setup.rules.sample_age_limit = Some(seconds(60));
+        setup.manners.cursed_series = [8].into();
+        setup.manners.latency = (5, 100);
+        setup.manners.spells = vec![(ms(60), seconds(64), Spell::Down)];
+        let mut world = World::new(setup);
+        world.run();
+        *expired += world.savepoint.ledger.expired;
+    });
+    assert!(expired >= 50, "{expired}: it did happen");
+}
+
+#[test]
+fn what_is_taken_for_delivered_before_its_turn_leaves_the_one_that_it_waits_for_in_the_way() {
+    // After a crash: the first fails alone; of the second, which may have arrived, all is refused; the third shares a series with both.
+    let log = vec![Fake::of([1]), Fake::of((100..140).chain([1])), Fake::of([1, 7]), Fake::of([9]).at(seconds(20))];
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.poison = [1].into();
+    setup.manners.cursed_entries = (0..40).map(|number| (2, number)).collect();
+    let mut world = World::new(setup);
+    let cut = |n: u64| Cut { first: Position(n), last: Position(n), is_possibly_delivered: n > 1 };
+    world.savepoint.cuts = Cuts::of((1..=3).map(cut).collect(), Position(0));
+    let resume = world.resume();
+    world.delivery = Delivery::new(world.rules, pace(&world.rules), resume, world.now);
+    // (In the life before.)
+    world.unanswered = 1;
+    world.run();
 }

@@ -203,3 +203,55 @@ fn what_is_held_is_kept_whatever_else_the_target_takes() {
     world.run();
     assert_eq!(world.savepoint.ledger.delivered, 200);
 }
+
+#[test]
+fn poison_that_is_the_only_series_to_come_once_is_found() {
+    // Scrapes of the same series, merged; one of them has one more.
+    let scrapes = (0..10u64).map(|n| Fake::of((0..50).chain((n == 4).then_some(777)))).collect();
+    for log in [scrapes, vec![Fake::of([777, 1, 1])]] {
+        every_seed(20, |seed| {
+            let mut setup = Setup { learned: learned(), ..Setup::new(seed, log.clone()) };
+            setup.manners.poison = [777].into();
+            let mut world = World::new(setup);
+            world.run();
+            assert_eq!(world.refused_for(Reason::Poison), 1, "seed {seed}");
+            assert_eq!(world.savepoint.ledger.refused, 1);
+        });
+    }
+}
+
+#[test]
+fn two_poisons_of_one_record_are_tried_in_turn_and_slowly_and_others_do_not_wait() {
+    let first = Fake::of([1, 2, 777, 778]);
+    let log = std::iter::once(first).chain((0..900u64).map(|n| Fake::of([1, 3]).at(seconds(n))));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
+    setup.rules.poison_after = seconds(600);
+    setup.manners.poison = [777, 778].into();
+    setup.manners.latency = (5, 50);
+    let mut world = World::new(setup);
+    world.run();
+    let waited = |position: u64| world.told_at[&position] - world.log.fake(position).at;
+    let most = (2..=901).map(waited).max().expect("there are some");
+    assert!(most < seconds(30), "{most:?}");
+    assert!(world.requests < 1100, "{} requests for 901", world.requests);
+    assert_eq!(world.refused_for(Reason::Poison), 2);
+}
+
+#[test]
+fn a_drop_within_a_batch_sends_nothing_again_that_others_went_on_with() {
+    // Of two records nothing but poison is left, and later ones go on with what was taken of them; then the first is dropped.
+    let mut log = vec![Fake::of([777])];
+    log.extend((0..2u64).map(|n| Fake::of([1 + n, 777]).at(seconds(40))));
+    log.extend((0..400u64).map(|n| Fake::of([2]).at(seconds(41) + ms(100 * n))));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.poison = [777].into();
+    setup.manners.latency = (50, 500);
+    let mut world = World::new(setup);
+    while world.elapsed() < seconds(60) {
+        assert!(world.step());
+    }
+    world.book();
+    world.drop_up_to(2);
+    world.disturbances.drops = 1;
+    world.run();
+}

@@ -263,3 +263,87 @@ fn what_may_have_arrived_and_has_many_bad_series_is_delivered_but_for_these() {
     world.run();
     assert_eq!((world.savepoint.ledger.delivered, world.refused_for(Reason::Resent)), (400, 100));
 }
+
+#[test]
+fn how_many_were_merged_says_nothing_of_whether_a_search_is_worth_it() {
+    // Three requests of which all is refused; then records are merged of which the first has two bad series, one of them its last.
+    let mut log: Vec<Fake> = (0..3).map(|n| Fake::of(7000..7040).at(seconds(20 * n))).collect();
+    log.push(Fake::of([9000]).from(2).at(seconds(80)));
+    log.extend((0..64u64).map(|n| Fake::of(100 * n..100 * n + 100).at(seconds(100))));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.cursed_series = (7000..7040).chain([50, 99]).collect();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, 3 * 40 + 2);
+}
+
+#[test]
+fn bad_series_in_requests_of_their_own_say_nothing_of_other_requests_of_their_sender() {
+    // A job of one bad series, or of a few, every 12 s; and one of 500 series each minute, one of which is bad.
+    let minutes = 240u64;
+    for few in [1u64, 8, 20] {
+        let mut log = Vec::new();
+        for minute in 0..minutes {
+            log.extend((0..5).map(|n| Fake::of(1000..1000 + few).at(seconds(60 * minute + 12 * n))));
+            log.push(Fake::of(100..600).at(seconds(60 * minute + 55)));
+        }
+        let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+        setup.manners.cursed_series = (1000..1000 + few).chain([101]).collect();
+        let mut world = World::new(setup);
+        world.run();
+        assert_eq!(world.savepoint.ledger.refused, (5 * few + 1) * minutes, "{few}");
+        assert!(world.requests < 6 * minutes * 2 + 1500, "{few}: {} requests", world.requests);
+    }
+}
+
+#[test]
+fn certain_culprits_cost_little_also_in_a_batch_of_which_all_is_refused() {
+    let mut log: Vec<Fake> = (0..40u64).map(|n| Fake::of(0..20).at(seconds(15 * n))).collect();
+    log.extend((0..4).map(|n| Fake::of(7000..7040).at(seconds(700 + 20 * n))));
+    log.push(Fake::of([9000]).from(2).at(seconds(790)));
+    log.extend((0..400u64).map(|_| Fake::of(0..20).at(seconds(800))));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.cursed_series = (7000..7040).chain([3]).collect();
+    setup.manners.cursed_entries = (46..=445).flat_map(|record| (0..20).map(move |n| (record, n))).collect();
+    let mut world = World::new(setup);
+    while world.elapsed() < seconds(795) {
+        assert!(world.step());
+    }
+    let before = world.requests;
+    world.run();
+    assert!(world.requests - before < 2 * 400, "{} requests for 400", world.requests - before);
+}
+
+#[test]
+fn what_may_have_arrived_is_searched_also_where_nothing_was_taken_for_long() {
+    let mut log: Vec<Fake> = (0..100u64).map(|n| Fake::of(0..100).at(seconds(n))).collect();
+    log.push(Fake::of(0..100).at(seconds(120)));
+    log.push(Fake::of(0..100).at(seconds(200)));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.old_before = (101, 0);
+    setup.manners.cursed_entries = [(101, 50)].into();
+    setup.manners.spells = vec![(seconds(115), seconds(125), Spell::Mute)];
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, 100 * 100 + 1);
+}
+
+#[test]
+fn what_is_known_of_senders_of_old_data_is_forgotten_when_their_lane_gets_the_new() {
+    let old = 20u64;
+    let mut log: Vec<Fake> = (0..old).map(|n| Fake::of(0..100).aged(seconds(7200)).at(seconds(n))).collect();
+    log.extend((0..200u64).map(|n| Fake::of(0..100).at(seconds(100 + 15 * n))));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.rules.suspect_after = seconds(600);
+    setup.manners.old_before = (old + 1, 0);
+    setup.manners.cursed_series = [7].into();
+    let mut world = World::new(setup);
+    while world.elapsed() < seconds(60) {
+        assert!(world.step());
+    }
+    assert!(!world.delivery.senders.is_empty());
+    world.delivery.backlog_is(Lane::Two);
+    assert!(world.delivery.senders.is_empty());
+    world.run();
+    assert_eq!(world.savepoint.ledger.refused, 100 * old + 200);
+}
