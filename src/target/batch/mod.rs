@@ -29,7 +29,7 @@ mod piece;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 
 pub use part::{Chosen, Contents, Entries, EntryFacts, Part, Samples};
@@ -83,6 +83,8 @@ pub struct Batch {
     records: Vec<Owed>,
     /// What is left, in the order in which it is sent.
     pieces: VecDeque<Piece>,
+    /// Records of requests of which only a part was taken, and nobody knows which: they are told together, or sent again together.
+    taken_in_part: Vec<RangeInclusive<usize>>,
     /// Something of it is final: accepted, or given up as poison. From then on it is not sent again as a whole.
     pub has_settled: bool,
     /// Pieces of it, of one record each, that were refused since something of it was accepted.
@@ -110,6 +112,7 @@ impl Batch {
         Batch {
             records: records.into_iter().map(owed).collect(),
             pieces: [piece].into(),
+            taken_in_part: Vec::new(),
             has_settled: false,
             refusals_in_a_row: 0,
             resent_in_a_row: 0,
@@ -215,21 +218,27 @@ impl Batch {
     }
 
     /// Books the front piece, which is done: `kept` of its samples were taken, the others refused for `reason`. What is refused counts as the
-    /// last of them: nobody can tell which they were.
+    /// last of them: nobody can tell which they were. (So the records of a piece that was taken in part are told together.)
     pub fn book(&mut self, refused: u64, reason: Reason, contents: &dyn Contents) {
         let piece = self.pieces.pop_front().expect("something is left");
         self.before_single_out = None;
+        let (first, last) = piece.records();
         let mut refused_left = refused;
+        let mut taken = 0;
         for part in piece.parts.iter().rev() {
             let samples = self.samples_of(part, contents).all();
             let refused = refused_left.min(samples);
             refused_left -= refused;
+            taken += samples - refused;
             let owed = &mut self.records[part.record];
             owed.outcomes += Outcomes::delivered(samples - refused);
             owed.outcomes += Outcomes::refused(reason, refused);
             owed.parts -= 1;
         }
         debug_assert_eq!(refused_left, 0, "no more is refused than was sent");
+        if refused > 0 && taken > 0 && first < last {
+            self.taken_in_part.push(first..=last);
+        }
     }
 
     /// Whether it is as it was cut: one piece, and nothing of it booked.
@@ -278,8 +287,14 @@ impl Batch {
 
     /// Records of which all is known now, each told once.
     pub fn take_completed(&mut self) -> Vec<Completed> {
+        let mut is_known: Vec<bool> = self.records.iter().map(|owed| owed.parts == 0).collect();
+        let mut waiting = self.taken_in_part.clone();
+        // Each that is not known keeps those back that it stands with, and these others.
+        while let Some(at) = waiting.iter().position(|records| is_known[records.clone()].contains(&false)) {
+            is_known[waiting.swap_remove(at)].fill(false);
+        }
         let mut completed = Vec::new();
-        for owed in self.records.iter_mut().filter(|owed| owed.parts == 0 && !owed.is_told) {
+        for (owed, _) in self.records.iter_mut().zip(is_known).filter(|(owed, is_known)| *is_known && !owed.is_told) {
             owed.is_told = true;
             owed.entries = None;
             completed.push(Completed::of(&owed.record, owed.outcomes));
@@ -369,6 +384,7 @@ impl Batch {
         }
         self.pieces = [Piece { is_possibly_delivered, ..Piece::new(parts, Role::Main) }].into();
         self.before_single_out = None;
+        self.taken_in_part.clear();
         self.refusals_in_a_row = 0;
         self.resent_in_a_row = 0;
     }

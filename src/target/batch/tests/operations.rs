@@ -61,6 +61,8 @@ struct Run {
     left: BTreeSet<Id>,
     outcomes: Vec<Outcomes>,
     told: BTreeSet<usize>,
+    /// First and last record of pieces of which a part was taken, nobody knows which.
+    in_part: Vec<(usize, usize)>,
     /// The pieces before an entry was singled out, until something is booked.
     before: Option<Vec<Vec<Id>>>,
 }
@@ -70,7 +72,7 @@ impl Run {
         let batch = fakes.batch();
         let left = fakes.pieces(&batch).concat().into_iter().collect();
         let outcomes = vec![Outcomes::default(); fakes.0.len()];
-        Run { fakes, batch, left, outcomes, told: BTreeSet::new(), before: None }
+        Run { fakes, batch, left, outcomes, told: BTreeSet::new(), in_part: Vec::new(), before: None }
     }
 
     fn pieces(&self) -> Vec<Vec<Id>> {
@@ -173,6 +175,11 @@ impl Run {
             self.outcomes[id.0] += Outcomes::delivered(samples - refused);
             self.left.remove(id);
         }
+        let all: u64 = front.iter().map(|id| self.fakes.samples(*id)).sum();
+        let records = (front[0].0, front[front.len() - 1].0);
+        if (1..all).contains(&refused) && records.0 < records.1 {
+            self.in_part.push(records);
+        }
         self.batch.has_settled |= reason == Reason::Partial;
         self.batch.book(refused, reason, &self.fakes);
         self.before = None;
@@ -230,10 +237,24 @@ impl Run {
     fn start_over(&mut self) {
         self.batch.start_over(false);
         self.before = None;
+        self.in_part.clear();
         for (record, fake) in self.fakes.0.iter().enumerate().filter(|(record, _)| !self.told.contains(record)) {
             self.outcomes[record] = Outcomes::default();
             self.left.extend((0..fake.series.len().max(1) as u32).map(|number| (record, number)));
         }
+    }
+
+    /// Whether a record has to wait for one that is not known: one that it stands together with in a request that was taken in part, or one that this
+    /// one does.
+    fn waits(&self, number: usize) -> bool {
+        let (mut together, mut before) = (BTreeSet::from([number]), 0);
+        while before < together.len() {
+            before = together.len();
+            let touched = self.in_part.iter().filter(|(first, last)| together.range(first..=last).next().is_some());
+            let more: Vec<usize> = touched.flat_map(|(first, last)| *first..=*last).collect();
+            together.extend(more);
+        }
+        self.left.iter().any(|id| together.contains(&id.0))
     }
 
     /// Those of which nothing is left are told, each once.
@@ -244,7 +265,7 @@ impl Run {
         for (number, record) in records.iter().enumerate() {
             let (from, to) = (Mark { position: Position(number as u64), total }, record.mark());
             total = to.total;
-            if !self.left.iter().any(|id| id.0 == number) && self.told.insert(number) {
+            if !self.waits(number) && self.told.insert(number) {
                 let outcomes = self.outcomes[number];
                 assert_eq!(outcomes.samples(), to.total - from.total);
                 expected.push(Completed { from, to, next: record.next, outcomes });

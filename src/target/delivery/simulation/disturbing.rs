@@ -39,6 +39,8 @@ impl World {
         if is_power_cut {
             self.savepoint = self.synced.clone();
             self.savepoint.power_was_cut();
+            let settled = self.savepoint.settled.position.0;
+            self.forgotten.extend(self.told_at.keys().copied().filter(|position| *position > settled));
         }
         self.completed.clear();
         let resume = self.resume();

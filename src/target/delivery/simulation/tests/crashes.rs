@@ -4,7 +4,7 @@ use super::*;
 
 #[test]
 fn a_series_keeps_its_order_over_crashes_and_power_cuts() {
-    every_seed(4000, |seed| {
+    every_seed(600, |seed| {
         let mut setup = anything(seed);
         setup.disturbances = Disturbances { crashes: 100, power_cuts: 50, ..Disturbances::default() };
         World::new(setup).run();
@@ -13,7 +13,7 @@ fn a_series_keeps_its_order_over_crashes_and_power_cuts() {
 
 #[test]
 fn drops_seeks_and_pauses_leave_nothing_behind() {
-    every_seed(4000, |seed| {
+    every_seed(600, |seed| {
         let mut setup = anything(seed);
         setup.disturbances = Disturbances { crashes: 30, power_cuts: 10, drops: 100, seeks: 50, pauses: 100 };
         let mut world = World::new(setup);

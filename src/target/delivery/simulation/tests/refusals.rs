@@ -137,7 +137,7 @@ fn of_scrapes_with_many_bad_series_side_by_side_all_others_arrive_and_in_the_end
 fn a_pair_of_which_now_the_one_and_now_the_other_comes_first_costs_little_also_in_a_backlog() {
     // Samples that are fresh: one request for each record, once it is known. Of a backlog two: each witness is heard.
     for (age, each) in [(0, 1), (7200, 2)] {
-        every_seed(20, |seed| {
+        every_seed(8, |seed| {
             let (scrapes, series) = (800u64, 100);
             let mut random = fastrand::Rng::with_seed(seed);
             let log = (0..scrapes).flat_map(|_| {
