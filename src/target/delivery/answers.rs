@@ -69,7 +69,8 @@ impl Delivery {
         }
     }
 
-    pub(super) fn accepted(
+    /// A piece was accepted, all of it but `refused` samples.
+    fn accepted(
         &mut self,
         id: BatchId,
         flight: &Flight,
@@ -78,46 +79,17 @@ impl Delivery {
         contents: &dyn Contents,
         now: Instant,
     ) {
-        let has_backlog = self.lanes.iter().any(|lane| !lane.queue.is_empty());
-        self.pace.success(now, flight.ticket, has_backlog);
-        self.out_of_trouble();
-        self.last_accepted = self.last_accepted.max(Some(flight.started));
-        let took = now.saturating_duration_since(flight.started);
-        self.round_trip = Some(self.round_trip.map_or(took, |before| (before * 3 + took) / 4));
-        if flight.samples.all() > 0 {
-            self.suspicion.accepted(flight.started);
-        }
-        // What was learned from a refusal of something larger regrows.
-        if let Some(learned) = &mut self.learned_bytes
-            && flight.bytes as f64 > *learned * 0.5
-        {
-            *learned *= 1.02;
-            if *learned >= self.rules.max_bytes_per_send as f64 {
-                self.learned_bytes = None;
-            }
-        }
+        self.takes_data(flight, now);
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let piece = active.batch.front().expect("it was in flight");
         let parts = if refused > 0 { parts_of(&active.batch, &piece.parts) } else { Vec::new() };
-        let (kind, headers) = (active.kind, active.headers);
+        let (kind, headers, is_witness) = (active.kind, active.headers, piece.witness == Witness::Is);
         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
         if headers != 0 {
             self.culprits.accepted_headers(headers);
         }
-        // (Of a batch of which something was refused, whoever was suspect is seen to be innocent.)
+        self.note_innocent_suspects(id, contents);
         let active = self.batches.get_mut(&id).expect("it was in flight");
-        let is_of_refused = active.refusals.said.is_some() && self.culprits.remembers_any();
-        if self.culprits.has_suspects() || is_of_refused {
-            let active = self.batches.get_mut(&id).expect("it was in flight");
-            for (record, series, is_repeat) in active.batch.front_series(contents) {
-                let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
-                if self.culprits.knows(suspect) || (is_of_refused && self.culprits.remembers(suspect)) {
-                    active.refusals.taken.insert(suspect);
-                }
-            }
-        }
-        let active = self.batches.get_mut(&id).expect("it was in flight");
-        let is_witness = active.batch.front().is_some_and(|piece| piece.witness == Witness::Is);
         active.not_before = None;
         active.batch.has_settled = true;
         active.batch.refusals_in_a_row = 0;
@@ -145,6 +117,44 @@ impl Delivery {
         }
         if active.batch.front().is_some_and(|next| next.role == Role::Poison) {
             self.narrow(id, contents);
+        }
+    }
+
+    /// What a success says of the target, whatever it was.
+    fn takes_data(&mut self, flight: &Flight, now: Instant) {
+        let has_backlog = self.lanes.iter().any(|lane| !lane.queue.is_empty());
+        self.pace.success(now, flight.ticket, has_backlog);
+        self.out_of_trouble();
+        self.last_accepted = self.last_accepted.max(Some(flight.started));
+        let took = now.saturating_duration_since(flight.started);
+        self.round_trip = Some(self.round_trip.map_or(took, |before| (before * 3 + took) / 4));
+        if flight.samples.all() > 0 {
+            self.suspicion.accepted(flight.started);
+        }
+        // What was learned from a refusal of something larger regrows.
+        if let Some(learned) = &mut self.learned_bytes
+            && flight.bytes as f64 > *learned * 0.5
+        {
+            *learned *= 1.02;
+            if *learned >= self.rules.max_bytes_per_send as f64 {
+                self.learned_bytes = None;
+            }
+        }
+    }
+
+    /// Who was suspect and is in a piece that was accepted, is seen to be innocent when the batch is done; also who was so of late, if something of the
+    /// batch was refused.
+    fn note_innocent_suspects(&mut self, id: BatchId, contents: &dyn Contents) {
+        let active = self.batches.get_mut(&id).expect("it was in flight");
+        let is_of_refused = active.refusals.said.is_some() && self.culprits.remembers_any();
+        if !self.culprits.has_suspects() && !is_of_refused {
+            return;
+        }
+        for (record, series, is_repeat) in active.batch.front_series(contents) {
+            let suspect = Suspect::new(series, active.batch.record(record).meta.sender).again(is_repeat);
+            if self.culprits.knows(suspect) || (is_of_refused && self.culprits.remembers(suspect)) {
+                active.refusals.taken.insert(suspect);
+            }
         }
     }
 

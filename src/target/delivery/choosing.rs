@@ -32,6 +32,19 @@ enum Cutting {
     Starts(BatchId),
 }
 
+/// When to look again: at the earliest of some moments.
+struct Wait(Option<Instant>);
+
+impl Wait {
+    fn at(&mut self, at: Instant) {
+        self.0 = Some(self.0.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    fn next(&self) -> Next {
+        Next::Wait(self.0)
+    }
+}
+
 /// How each entry of a lane's records is to be sent. (Of who is hopeless the culprits need not be known one by one.)
 pub(super) fn roles(culprits: &Culprits, senders: &Senders, lane: Lane) -> impl Fn(&Record, u64, bool) -> Role {
     move |record, series, is_repeat| {
@@ -65,33 +78,59 @@ impl Delivery {
             self.culprits.forget(now);
             self.senders.forget(now);
         }
-        let is_in_doubt = self.batches.values().any(|active| active.refusals.is_in_doubt);
-        let asks = self.flights.values().any(|flight| matches!(flight.what, What::Empty { .. }));
-        if (is_in_doubt || self.suspicion.is_curious()) && !asks {
-            if let Some(at) = self.suspicion.not_before().filter(|at| *at > now) {
-                return Next::Wait(Some(at));
+        if let Some(next) = self.ask_if_in_doubt(now) {
+            return next;
+        }
+        self.expire(wall_ms);
+        let question_about = self.doubted(now).filter(|_| self.trouble_attempts % 2 == 1);
+        let mut wait = Wait(None);
+        let chosen = self.of_batches_under_way(question_about, &mut wait, now, contents);
+        let chosen = chosen.or_else(|| self.of_what_was_read(question_about, &mut wait, now, contents));
+        if let Some(next) = chosen {
+            return next;
+        }
+        if let Some(about) = question_about {
+            match self.question_itself(about, now, contents, random) {
+                Ok(next) => return next,
+                Err(May::At(at)) => wait.at(at),
+                Err(_) => {}
             }
-            return match self.pace.may_start(now) {
+        }
+        wait.next()
+    }
+
+    /// A question to the target, or the wait for one or its answer, if something is in doubt; or, once, out of curiosity.
+    fn ask_if_in_doubt(&mut self, now: Instant) -> Option<Next> {
+        let is_in_doubt = self.batches.values().any(|active| active.refusals.is_in_doubt);
+        if (is_in_doubt || self.suspicion.is_curious()) && !self.asks() {
+            if let Some(at) = self.suspicion.not_before().filter(|at| *at > now) {
+                return Some(Next::Wait(Some(at)));
+            }
+            return Some(match self.pace.may_start(now) {
                 May::Now => self.ask(now, None, !is_in_doubt),
                 May::At(at) => Next::Wait(Some(at)),
                 May::AfterAnswer => Next::Wait(None),
-            };
+            });
         }
-        if is_in_doubt {
-            return Next::Wait(None);
-        }
-        self.expire(wall_ms);
-        let mut wait: Option<Instant> = None;
-        let mut earliest = |at: Instant| wait = Some(wait.map_or(at, |wait: Instant| wait.min(at)));
+        is_in_doubt.then_some(Next::Wait(None))
+    }
 
-        let doubted = self.doubted(now);
-        let question_about = doubted.filter(|_| self.trouble_attempts % 2 == 1);
-        // Batches that are there, oldest first, of the lane whose turn it is.
-        let order = self.lane_order();
-        let ids: Vec<BatchId> = order
-            .iter()
-            .flat_map(|lane| self.batches.iter().filter(|(_, active)| active.lane == *lane).map(|(id, _)| *id))
-            .collect();
+    /// An empty request is in flight.
+    fn asks(&self) -> bool {
+        self.flights.values().any(|flight| matches!(flight.what, What::Empty { .. }))
+    }
+
+    /// The next request of a batch that is there: the oldest first, of the lane whose turn it is.
+    fn of_batches_under_way(
+        &mut self,
+        question_about: Option<BatchId>,
+        wait: &mut Wait,
+        now: Instant,
+        contents: &dyn Contents,
+    ) -> Option<Next> {
+        let of_lane =
+            |lane: Lane| self.batches.iter().filter(move |(_, active)| active.lane == lane).map(|(id, _)| *id);
+        let ids: Vec<BatchId> = self.lane_order().into_iter().flat_map(of_lane).collect();
         for id in ids {
             let active = &self.batches[&id];
             if active.flight.is_some() || active.batch.is_done() || !active.waits_for.is_empty() {
@@ -102,61 +141,65 @@ impl Delivery {
                 continue;
             }
             if let Some(at) = active.not_before.filter(|at| *at > now) {
-                earliest(at);
+                wait.at(at);
                 continue;
             }
             if self.is_behind_poison(id, contents) {
                 continue;
             }
             if self.needs_a_question_first(id) {
-                if asks {
+                if self.asks() {
                     continue;
                 }
                 match self.pace.may_start(now) {
-                    May::Now => return self.ask(now, Some(id), false),
-                    May::At(at) => earliest(at),
+                    May::Now => return Some(self.ask(now, Some(id), false)),
+                    May::At(at) => wait.at(at),
                     May::AfterAnswer => {}
                 }
                 continue;
             }
             match self.start_piece(id, question_about, now, contents) {
-                Ok(next) => return next,
+                Ok(next) => return Some(next),
                 Err(May::At(at)) => {
-                    earliest(at);
-                    return Next::Wait(wait);
+                    wait.at(at);
+                    return Some(wait.next());
                 }
                 // Something of it was set aside and has to wait; others need not.
                 Err(_) => {}
             }
         }
-        for lane in order {
+        None
+    }
+
+    /// The first request of a batch that is cut now.
+    fn of_what_was_read(
+        &mut self,
+        question_about: Option<BatchId>,
+        wait: &mut Wait,
+        now: Instant,
+        contents: &dyn Contents,
+    ) -> Option<Next> {
+        for lane in self.lane_order() {
             while self.batches.len() < self.rules.ahead() && self.has_cuts_left(lane) {
                 match self.cut(lane, now, contents) {
                     Cutting::Nothing => break,
                     Cutting::At(at) => {
-                        earliest(at);
+                        wait.at(at);
                         break;
                     }
                     Cutting::Waits => {}
                     Cutting::Starts(id) => match self.start_piece(id, question_about, now, contents) {
-                        Ok(next) => return next,
+                        Ok(next) => return Some(next),
                         Err(May::At(at)) => {
-                            earliest(at);
-                            return Next::Wait(wait);
+                            wait.at(at);
+                            return Some(wait.next());
                         }
-                        Err(_) => return Next::Wait(wait),
+                        Err(_) => return Some(wait.next()),
                     },
                 }
             }
         }
-        if let Some(about) = question_about {
-            match self.question_itself(about, now, contents, random) {
-                Ok(next) => return next,
-                Err(May::At(at)) => earliest(at),
-                Err(_) => {}
-            }
-        }
-        Next::Wait(wait)
+        None
     }
 
     /// A savepoint holds so many cuts: one of each batch, and those of a former life that are still ahead. A batch that takes the place of one
