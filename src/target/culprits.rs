@@ -175,6 +175,12 @@ impl Culprits {
         *known = (now, known.1 || is_given_up);
     }
 
+    /// Whether a series failed alone of late.
+    #[must_use]
+    pub fn is_poison(&self, suspect: Suspect) -> bool {
+        self.poison.contains_key(&suspect)
+    }
+
     /// Whether a series was given up as poison.
     #[must_use]
     pub fn was_given_up(&self, suspect: Suspect) -> bool {

@@ -55,20 +55,24 @@ async fn a_pair_with_equal_labels_and_a_duplicate_series_cost_little() {
     for source in &sources {
         had.push((source.address(), source.silence().await));
     }
+    // (What a source holds it may send a moment later.)
+    let arrived = || async {
+        let found = prometheus.holdings().await?;
+        for (address, had) in &had {
+            let its_own = |holdings: Holdings| holdings.with("job", "itself").with("instance", address);
+            its_own(had.clone()).compare(&its_own(found.clone()), Keeps::Bits)?;
+        }
+        Ok(found)
+    };
+    let found = eventually("what is the sources' own has arrived", arrived).await;
     let target = relay.target_becomes("prometheus", "caught up", |target| target.samples.pending == 0).await;
     let (requests, refused) = (relay.requests("prometheus").await, relay.refused("prometheus").await);
     eprintln!(
         "{} requests stored; sent, by answer: {requests:?}; refused: {refused:?}; {:?}",
         target.settled, target.samples
     );
-
-    let found = eventually("Prometheus answers", || prometheus.holdings()).await;
     // (What is sent twice with the same value is taken twice, and there once.)
     assert!(target.samples.delivered >= found.sample_count());
-    for (address, had) in &had {
-        let its_own = |holdings: Holdings| holdings.with("job", "itself").with("instance", address);
-        its_own(had.clone()).compare(&its_own(found.clone()), Keeps::Bits).expect("what is its own has arrived");
-    }
     let found = found.only(sent::NAME);
     holdings(&sent).compare(&found, Keeps::Bits).expect("each first one has arrived");
     assert!(refused.keys().all(|reason| reason == "status" || reason == "unsplit"), "{refused:?}");

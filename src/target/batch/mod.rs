@@ -475,7 +475,10 @@ impl Batch {
         // Further pieces of the front's records go with it.
         let (of_front, of_rest): (Vec<&Piece>, Vec<&Piece>) =
             self.pieces.iter().partition(|piece| piece.records().0 <= front_last);
-        let is_apart = of_front.iter().all(|piece| piece.records().1 <= front_last) && !of_rest.is_empty();
+        // (What was taken in part goes together, as it is told together.)
+        let is_apart = self.taken_in_part.is_empty()
+            && of_front.iter().all(|piece| piece.records().1 <= front_last)
+            && !of_rest.is_empty();
         let is_possibly = |pieces: &[&Piece]| pieces.iter().any(|piece| piece.is_possibly_delivered);
         if !is_apart {
             let is_possibly = is_possibly(&of_front) || is_possibly(&of_rest);

@@ -6,7 +6,7 @@
 //!    any more.
 //! 4. A question about a batch that fails, where nothing else could be one (`poison`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use super::super::batch::{Completed, Contents, Piece, Role, Samples};
@@ -43,6 +43,17 @@ impl Wait {
     fn next(&self) -> Next {
         Next::Wait(self.0)
     }
+}
+
+/// What of a batch shares no series with those that it waits for, of which this is left, goes beside them. The rest is set aside, and waits.
+fn go_beside(active: &mut Active, left: &HashSet<u64>, contents: &dyn Contents) {
+    let headers = active.headers;
+    let is_shared = |series: u64| left.contains(&(series ^ headers));
+    if active.batch.main_series(contents).is_none_or(|series| series.into_iter().all(is_shared)) {
+        return;
+    }
+    active.batch.set_aside(contents, |_, series, _| if is_shared(series) { Role::Poison } else { Role::Main });
+    active.waits_for.clear();
 }
 
 /// How each entry of a lane's records is to be sent. (Of who is hopeless the culprits need not be known one by one.)
@@ -83,6 +94,9 @@ impl Delivery {
         }
         self.expire(wall_ms);
         let question_about = self.doubted(now).filter(|_| self.trouble_attempts % 2 == 1);
+        if let Some(about) = question_about {
+            self.let_one_go_beside(about, contents);
+        }
         let mut wait = Wait(None);
         let chosen = self.of_batches_under_way(question_about, &mut wait, now, contents);
         let chosen = chosen.or_else(|| self.of_what_was_read(question_about, &mut wait, now, contents));
@@ -171,6 +185,45 @@ impl Delivery {
         None
     }
 
+    /// The series that others must not overtake a batch with: of what is left of it, or of all where nothing is final, because it may yet start over
+    /// as a whole. `None` if nobody can tell, or it is gone.
+    pub(super) fn left_of(&mut self, id: BatchId, contents: &dyn Contents) -> Option<HashSet<u64>> {
+        let active = self.batches.get_mut(&id)?;
+        let batch = &mut active.batch;
+        let left = if batch.has_settled { batch.left_series(contents) } else { batch.series(contents) };
+        keyed(left, active.headers).map(|left| left.into_iter().collect())
+    }
+
+    /// The same of all of these.
+    fn left_of_all(&mut self, ids: &BTreeSet<BatchId>, contents: &dyn Contents) -> Option<HashSet<u64>> {
+        let mut all = HashSet::new();
+        for id in ids {
+            all.extend(self.left_of(*id, contents)?);
+        }
+        Some(all)
+    }
+
+    /// While a batch is in doubt, which may be all that fails: of the first one that waits and has something of its own, that goes beside those that it
+    /// waits for. If it is taken, the target takes something.
+    fn let_one_go_beside(&mut self, about: BatchId, contents: &dyn Contents) {
+        let lane = self.batches[&about].lane;
+        let may_go = |active: &Active| !active.waits_for.is_empty() && !active.was_attempted;
+        let waiting = self.batches.iter().filter(|(_, active)| active.lane == lane && may_go(active));
+        let waiting: Vec<BatchId> = waiting.map(|(id, _)| *id).collect();
+        for id in waiting {
+            let waits_for = self.batches[&id].waits_for.clone();
+            if !self.batches[&id].batch.is_one_main_piece() {
+                continue;
+            }
+            let Some(left) = self.left_of_all(&waits_for, contents) else { continue };
+            let active = self.batches.get_mut(&id).expect("it was found");
+            go_beside(active, &left, contents);
+            if active.waits_for.is_empty() {
+                return;
+            }
+        }
+    }
+
     /// The first request of a batch that is cut now.
     fn of_what_was_read(
         &mut self,
@@ -181,7 +234,7 @@ impl Delivery {
     ) -> Option<Next> {
         for lane in self.lane_order() {
             while self.batches.len() < self.rules.ahead() && self.has_cuts_left(lane) {
-                match self.cut(lane, now, contents) {
+                match self.cut(lane, question_about, now, contents) {
                     Cutting::Nothing => break,
                     Cutting::At(at) => {
                         wait.at(at);
@@ -248,7 +301,7 @@ impl Delivery {
     }
 
     /// Cuts the next batch of a lane, if it may start now, or if it has to wait for others and does not grow any more.
-    fn cut(&mut self, lane: Lane, now: Instant, contents: &dyn Contents) -> Cutting {
+    fn cut(&mut self, lane: Lane, question_about: Option<BatchId>, now: Instant, contents: &dyn Contents) -> Cutting {
         let limits = self.limits(now);
         let queue = &self.lanes[lane as usize].queue;
         let senders = &self.senders;
@@ -265,7 +318,8 @@ impl Delivery {
             return Cutting::At(at);
         }
         let state = &mut self.lanes[lane as usize];
-        if !state.waits_for.is_empty() && !plan.is_full {
+        let is_question = question_about.is_some_and(|about| self.batches[&about].lane == lane);
+        if !state.waits_for.is_empty() && !plan.is_full && !is_question {
             return Cutting::Nothing;
         }
         let beside: BTreeSet<BatchId> =
@@ -275,6 +329,9 @@ impl Delivery {
         let mut active = Active::new(lane, records, plan.is_possibly_delivered);
         if self.rules.max_in_flight == 1 {
             active.waits_for = beside;
+            if is_question && let Some(left) = self.left_of_all(&active.waits_for, contents) {
+                go_beside(&mut active, &left, contents);
+            }
         } else if !beside.is_empty() {
             self.look_into_those_that_went_alone(lane, contents);
             let state = &mut self.lanes[lane as usize];
@@ -286,6 +343,11 @@ impl Delivery {
                 active.batch.set_aside(contents, roles(&self.culprits, &self.senders, lane));
                 let main = keyed(active.batch.main_series(contents), active.headers);
                 active.waits_for = self.lanes[lane as usize].window.before(main.as_deref());
+            } else if is_question
+                && !active.waits_for.is_empty()
+                && let Some(left) = self.left_of_all(&active.waits_for, contents)
+            {
+                go_beside(&mut active, &left, contents);
             }
             let state = &mut self.lanes[lane as usize];
             if !active.waits_for.is_empty() && !plan.is_full {
@@ -358,6 +420,7 @@ impl Delivery {
         if self.is_behind_poison(id, contents) {
             return Err(May::AfterAnswer);
         }
+        self.is_main_after_all(id, contents);
         // What is known to be bad is not tried as a whole again.
         loop {
             let active = self.batches.get_mut(&id).expect("it was looked at");

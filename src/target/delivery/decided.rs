@@ -1,5 +1,6 @@
 //! What somebody decides: to stop, to go on, to begin elsewhere, to give something up, to believe refusals.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::super::batch::Batch;
@@ -72,6 +73,8 @@ impl Delivery {
                 // Others may have gone on with what is settled of it: it is not sent again.
                 active.batch.drop_up_to(to);
                 if active.batch.is_done() {
+                    // What was kept back because of what is dropped is told.
+                    self.complete(id);
                     self.remove(id);
                 }
                 continue;
@@ -97,11 +100,15 @@ impl Delivery {
 
     /// A batch is whole again: what was set aside in it, and had to wait for more than the rest, goes with the rest.
     pub(super) fn waits_as_a_whole(&mut self, id: BatchId) {
+        let active = &self.batches[&id];
+        let lane = active.lane;
+        let earlier: BTreeSet<BatchId> = match &active.series {
+            Some(series) => self.lanes[lane as usize].window.before(series.as_deref()),
+            // Nobody looked into it: it is the only one, or one goes after the other.
+            None => self.batches.iter().filter(|(_, other)| other.lane == lane).map(|(id, _)| *id).collect(),
+        };
         let active = self.batches.get_mut(&id).expect("it is there");
-        // (Nobody looked into the only one of a lane.)
-        let Some(series) = &active.series else { return };
-        let before = self.lanes[active.lane as usize].window.before(series.as_deref());
-        active.waits_for = before.into_iter().filter(|other| *other < id).collect();
+        active.waits_for = earlier.into_iter().filter(|other| *other < id).collect();
     }
 
     /// An attempt was given up by us: it may have arrived.

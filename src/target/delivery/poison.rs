@@ -19,7 +19,7 @@ const DOUBTS: u32 = 4;
 const STRIKES_TO_GIVE_UP: u32 = 3;
 
 impl Delivery {
-    /// The batch of which it is not known whether it fails alone. What is held is kept, whatever passes.
+    /// The batch of which it is not known whether it fails alone; of several each in its turn. What is held is kept, whatever passes.
     pub(super) fn doubted(&self, now: Instant) -> Option<BatchId> {
         self.trouble.as_ref()?;
         let patience = (self.rules.poison_after / 4).min(Duration::from_secs(15));
@@ -31,10 +31,11 @@ impl Delivery {
                     && piece.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
             })
         };
-        let found = self.batches.iter().find(|(_, active)| {
+        let found = self.batches.iter().filter(|(_, active)| {
             active.was_attempted && !active.is_isolated && active.flight.is_none() && is_failing(active)
         });
-        found.map(|(id, _)| *id)
+        let found: Vec<BatchId> = found.map(|(id, _)| *id).collect();
+        found.get(self.trouble_attempts as usize / 2 % found.len().max(1)).copied()
     }
 
     /// Asks with something of the batch that is in doubt itself.
@@ -91,17 +92,35 @@ impl Delivery {
             return false;
         }
         let (lane, headers) = (active.lane, active.headers);
-        let mine: BTreeSet<u64> =
+        let mine: HashSet<u64> =
             active.batch.front_entries(contents).into_iter().map(|(_, entry)| entry.series ^ headers).collect();
-        let earlier = self.batches.range_mut(..id).filter(|(_, other)| other.lane == lane);
-        for (_, other) in earlier {
-            let headers = other.headers;
-            match other.batch.left_series(contents) {
-                Some(left) if !left.iter().any(|series| mine.contains(&(series ^ headers))) => {}
-                _ => return true,
-            }
+        let earlier = self.batches.range(..id).filter(|(_, other)| other.lane == lane);
+        let earlier: Vec<BatchId> = earlier.map(|(id, _)| *id).collect();
+        earlier.into_iter().any(|other| self.left_of(other, contents).is_none_or(|left| !left.is_disjoint(&mine)))
+    }
+
+    /// What waited for poison, or for what was in doubt, and is none itself, goes like anything else when its turn has come.
+    pub(super) fn is_main_after_all(&mut self, id: BatchId, contents: &dyn Contents) {
+        let active = self.batches.get_mut(&id).expect("it was looked at");
+        if active.batch.front().is_none_or(|piece| piece.role != Role::Poison)
+            || (active.headers != 0 && self.culprits.is_poison_headers(active.headers))
+        {
+            return;
         }
-        false
+        let entries = active.batch.front_entries(contents);
+        let suspect = |record: usize, series| Suspect::new(series, active.batch.record(record).meta.sender);
+        let is_poison =
+            |(record, entry): &&(usize, EntryFacts)| self.culprits.is_poison(suspect(*record, entry.series));
+        let poison: HashSet<u64> = entries.iter().filter(is_poison).map(|(_, entry)| entry.series).collect();
+        if entries.iter().all(|(_, entry)| poison.contains(&entry.series)) {
+            return;
+        }
+        if let Some(piece) = active.batch.front_mut() {
+            piece.role = Role::Main;
+        }
+        if !poison.is_empty() {
+            active.batch.set_poison_aside(&poison, contents);
+        }
     }
 
     /// Those of some batches of which nothing is left but what fails alone, or waits for that.
@@ -116,11 +135,9 @@ impl Delivery {
 
     /// Others need not wait for what is settled of a batch that may stay for long.
     pub(super) fn narrow(&mut self, id: BatchId, contents: &dyn Contents) {
-        // (Where nothing is final it may yet start over as a whole.)
-        let Some(active) = self.batches.get_mut(&id).filter(|active| active.batch.has_settled) else { return };
+        let Some(left) = self.left_of(id, contents) else { return };
+        let active = self.batches.get_mut(&id).expect("something is left of it");
         let lane = active.lane;
-        let Some(left) = keyed(active.batch.left_series(contents), active.headers) else { return };
-        let left: BTreeSet<u64> = left.into_iter().collect();
         if let Some(Some(series)) = &mut active.series {
             let gone: Vec<u64> = series.iter().copied().filter(|series| !left.contains(series)).collect();
             series.retain(|series| left.contains(series));

@@ -35,10 +35,10 @@ impl Rules {
     /// The most requests at a time: a savepoint holds 32 cuts, two of a batch that is being halved.
     pub const IN_FLIGHT_MAX: usize = 30;
 
-    /// How many batches may be unsettled at a time.
+    /// How many batches may be unsettled at a time. (Four at least: where some fail alone, another one shows it.)
     #[must_use]
     pub fn ahead(&self) -> usize {
-        (2 * self.max_in_flight).clamp(2, Rules::IN_FLIGHT_MAX)
+        (2 * self.max_in_flight).clamp(4, Rules::IN_FLIGHT_MAX)
     }
 }
 

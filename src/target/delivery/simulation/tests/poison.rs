@@ -255,3 +255,103 @@ fn a_drop_within_a_batch_sends_nothing_again_that_others_went_on_with() {
     world.disturbances.drops = 1;
     world.run();
 }
+
+#[test]
+fn poison_that_is_all_there_is_of_a_batch_is_found_by_what_others_do_not_share_with_it() {
+    let mut merged: Vec<Fake> = (0..10u64).map(|_| Fake::of([777, 778])).collect();
+    merged.extend((0..200u64).map(|n| Fake::of([1, 777, 778]).at(seconds(15 * n + 5))));
+    let of_two_senders = (0..200u64).flat_map(|n| {
+        [Fake::of([777, 778]).from(1).at(seconds(15 * n)), Fake::of(1..10).from(2).at(seconds(15 * n + 5))]
+    });
+    for log in [merged, of_two_senders.collect()] {
+        for max_in_flight in [1, 4] {
+            every_seed(10, |seed| {
+                let mut setup = Setup { learned: learned(), ..Setup::new(seed, log.clone()) };
+                setup.rules = rules(max_in_flight);
+                setup.manners.poison = [777, 778].into();
+                let mut world = World::new(setup);
+                world.run();
+                let poison = (1..=world.log.end()).map(|position| &world.log.fake(position).entries);
+                let poison = poison.flatten().filter(|entry| entry.series >= 777).count() as u64;
+                assert_eq!(world.savepoint.ledger.refused, poison, "seed {seed}");
+            });
+        }
+    }
+}
+
+#[test]
+fn poison_that_is_known_and_fails_in_a_moment_of_trouble_stops_nobody() {
+    let log = (0..900u64).map(|n| Fake::of([1, 2, 777, 778]).at(seconds(n))).collect();
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.poison = [777, 778].into();
+    setup.manners.latency = (5, 50);
+    let trouble = |n: u64| seconds(500) + ms(1013 * n);
+    setup.manners.spells = (0..10).map(|n| (trouble(n), trouble(n) + ms(300), Spell::Gone)).collect();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, 2 * 900);
+}
+
+#[test]
+fn what_shares_nothing_with_poison_does_not_wait_also_if_nothing_of_its_batch_was_settled() {
+    let scrapes =
+        (0..600u64).map(|n| if n % 300 == 0 { Fake::of([777, 3]) } else { Fake::of([3, 4]) }.at(ms(100) + seconds(n)));
+    let log = std::iter::once(Fake::of([777])).chain(scrapes).collect();
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.rules.poison_after = seconds(300);
+    setup.manners.poison = [777].into();
+    setup.manners.latency = (5, 50);
+    let mut world = World::new(setup);
+    world.run();
+    let innocent = (1..=world.log.end()).filter(|n| world.log.fake(*n).entries.iter().all(|entry| entry.series != 777));
+    let waited = innocent.map(|n| world.told_at[&n] - world.log.fake(n).at).max().expect("there are some");
+    assert!(waited < seconds(60), "{waited:?}");
+}
+
+#[test]
+fn with_one_request_at_a_time_what_starts_over_waits_again_for_what_it_shares() {
+    every_seed(50, |seed| {
+        let log = vec![Fake::of([1, 5]), Fake::of([5, 7]).at(seconds(1)), Fake::of([9]).at(seconds(400))];
+        let mut setup = Setup { learned: learned(), rules: rules(1), ..Setup::new(seed, log) };
+        setup.rules.max_samples_per_send = 2;
+        setup.rules.poison_after = seconds(600);
+        setup.manners.poison = [5].into();
+        let mut world = World::new(setup);
+        let is_free = |world: &World| world.delivery.batches.get(&BatchId(1)).is_some_and(|b| b.waits_for.is_empty());
+        while !is_free(&world) {
+            assert!(world.step());
+        }
+        let at = world.elapsed();
+        world.manners.spells = vec![(at, at + seconds(20), Spell::Mad)];
+        while world.elapsed() < at + seconds(60) {
+            assert!(world.step());
+        }
+        world.manners.poison.clear();
+        world.run();
+    });
+}
+
+#[test]
+fn a_drop_of_what_keeps_back_a_record_that_was_taken_in_part_lets_it_be_told() {
+    let mut log: Vec<Fake> = (0..3u64).map(|n| Fake::of([1, 2, 5]).at(seconds(20 * n))).collect();
+    log.push(Fake { kind: Kind::Write2, ..Fake::of([1, 8, 5]).at(seconds(80)) });
+    log.push(Fake { kind: Kind::Write2, ..Fake::of([1, 9, 2]).at(seconds(80)) });
+    log.push(Fake::of([7]).at(seconds(100)));
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.manners.cursed_series = [5].into();
+    let mut world = World::new(setup);
+    while world.elapsed() < seconds(70) {
+        assert!(world.step());
+    }
+    world.manners.cursed_series = [1].into();
+    world.manners.poison = [5].into();
+    while world.elapsed() < seconds(85) {
+        assert!(world.step());
+    }
+    world.book();
+    world.drop_up_to(4);
+    world.disturbances.drops = 1;
+    world.manners.poison.clear();
+    world.run();
+    assert!(world.is_done());
+}
