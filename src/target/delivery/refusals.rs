@@ -232,8 +232,8 @@ impl Delivery {
         let active = self.batches.get_mut(&id).expect("it is there");
         let samples = active.batch.front_samples(contents).all();
         let piece = active.batch.front().expect("something is left");
-        // Of what fails and may be there all the same, that it is not delivered is not known.
-        let is_unsure = reason == Reason::Poison && piece.is_possibly_delivered;
+        // Of what fails and may be there from before, that it is not delivered is not known. (What is never answered kills the target.)
+        let is_unsure = reason == Reason::Poison && piece.is_possibly_delivered && said.status.is_some();
         let reason = if is_unsure { Reason::Resent } else { reason };
         let (parts, role) = (parts_of(&active.batch, &piece.parts), piece.role);
         let (first, last) = piece.records();
