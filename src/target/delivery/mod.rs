@@ -21,8 +21,8 @@
 //! # Poison
 //! A batch that fails (5xx, 429, no answer; 401 and 403 with forwarded headers) while others would pass:
 //! ```text
-//!   failing for a while --> every second attempt is a question: the next batch that the window lets pass, else one series of the batch
-//!                           itself, else an empty request
+//!   failing for a while --> every second attempt is a question: the next batch that the window lets pass, else what the next one that waits
+//!                           for it does not share with it, else one series of the batch itself, else an empty request
 //!     question fails --> the target is down: nothing is given up
 //!     question passes --> the batch is *isolated*: others go on, it is tried beside them, slowly; a failure while others pass is a strike
 //!         each failure --> halved; what cannot be: three strikes and `poison_after` --> refused with reason `poison`, and remembered
