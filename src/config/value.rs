@@ -23,7 +23,7 @@ pub struct Span(pub Duration);
 pub struct Count(pub u64);
 
 impl Count {
-    /// As an index; what is more than memory can hold is as good as no limit.
+    /// As a `usize`; what is more than that can hold is as good as no limit.
     pub fn as_usize(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

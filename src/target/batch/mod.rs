@@ -285,16 +285,28 @@ impl Batch {
         }
     }
 
+    /// Records that are told together with one that is not known yet: one that is not keeps those back that it stands with, and these others.
+    fn kept_back(&self) -> Vec<RangeInclusive<usize>> {
+        let (mut known, mut kept) = (self.taken_in_part.clone(), Vec::<RangeInclusive<usize>>::new());
+        let overlaps =
+            |a: &RangeInclusive<usize>, b: &RangeInclusive<usize>| a.start() <= b.end() && b.start() <= a.end();
+        loop {
+            let is_open = |records: &RangeInclusive<usize>| {
+                let has_open = self.records[records.clone()].iter().any(|owed| owed.parts > 0);
+                has_open || kept.iter().any(|other| overlaps(records, other))
+            };
+            let Some(at) = known.iter().position(is_open) else { return kept };
+            kept.push(known.swap_remove(at));
+        }
+    }
+
     /// Records of which all is known now, each told once.
     pub fn take_completed(&mut self) -> Vec<Completed> {
-        let mut is_known: Vec<bool> = self.records.iter().map(|owed| owed.parts == 0).collect();
-        let mut waiting = self.taken_in_part.clone();
-        // Each that is not known keeps those back that it stands with, and these others.
-        while let Some(at) = waiting.iter().position(|records| is_known[records.clone()].contains(&false)) {
-            is_known[waiting.swap_remove(at)].fill(false);
-        }
+        let kept_back = self.kept_back();
+        let is_kept_back = |number: usize| kept_back.iter().any(|records| records.contains(&number));
+        let is_known = |number: usize, owed: &Owed| owed.parts == 0 && !owed.is_told && !is_kept_back(number);
         let mut completed = Vec::new();
-        for (owed, _) in self.records.iter_mut().zip(is_known).filter(|(owed, is_known)| *is_known && !owed.is_told) {
+        for (_, owed) in self.records.iter_mut().enumerate().filter(|(number, owed)| is_known(*number, owed)) {
             owed.is_told = true;
             owed.entries = None;
             completed.push(Completed::of(&owed.record, owed.outcomes));

@@ -95,7 +95,7 @@ impl Delivery {
         self.expire(wall_ms);
         let question_about = self.doubted(now).filter(|_| self.trouble_attempts % 2 == 1);
         if let Some(about) = question_about {
-            self.let_one_go_beside(about, contents);
+            self.let_one_go_beside(about, now, contents);
         }
         let mut wait = Wait(None);
         let chosen = self.of_batches_under_way(question_about, &mut wait, now, contents);
@@ -172,26 +172,41 @@ impl Delivery {
                 }
                 continue;
             }
-            match self.start_piece(id, question_about, now, contents) {
-                Ok(next) => return Some(next),
-                Err(May::At(at)) => {
-                    wait.at(at);
-                    return Some(wait.next());
-                }
-                // Something of it was set aside and has to wait; others need not.
-                Err(_) => {}
+            // (If something of it was set aside and has to wait, others need not.)
+            let next = self.start_or_wait(id, question_about, wait, now, contents);
+            if next.is_some() {
+                return next;
             }
         }
         None
     }
 
+    /// Starts what a batch sends next, or waits until that is allowed. `None` if it has to wait for others.
+    fn start_or_wait(
+        &mut self,
+        id: BatchId,
+        question_about: Option<BatchId>,
+        wait: &mut Wait,
+        now: Instant,
+        contents: &dyn Contents,
+    ) -> Option<Next> {
+        match self.start_piece(id, question_about, now, contents) {
+            Ok(next) => Some(next),
+            Err(May::At(at)) => {
+                wait.at(at);
+                Some(wait.next())
+            }
+            Err(_) => None,
+        }
+    }
+
     /// The series that others must not overtake a batch with: of what is left of it, or of all where nothing is final, because it may yet start over
     /// as a whole. `None` if nobody can tell, or it is gone.
-    pub(super) fn left_of(&mut self, id: BatchId, contents: &dyn Contents) -> Option<HashSet<u64>> {
+    pub(super) fn left_of(&mut self, id: BatchId, contents: &dyn Contents) -> Option<Vec<u64>> {
         let active = self.batches.get_mut(&id)?;
         let batch = &mut active.batch;
         let left = if batch.has_settled { batch.left_series(contents) } else { batch.series(contents) };
-        keyed(left, active.headers).map(|left| left.into_iter().collect())
+        keyed(left, active.headers)
     }
 
     /// The same of all of these.
@@ -203,18 +218,21 @@ impl Delivery {
         Some(all)
     }
 
-    /// While a batch is in doubt, which may be all that fails: of the first one that waits and has something of its own, that goes beside those that it
-    /// waits for. If it is taken, the target takes something.
-    fn let_one_go_beside(&mut self, about: BatchId, contents: &dyn Contents) {
+    /// While a batch is in doubt, which may be all that fails, and nothing else could be a question that may be asked now: of the first one that waits
+    /// and has something of its own, that goes beside those that it waits for. If it is taken, the target takes something.
+    fn let_one_go_beside(&mut self, about: BatchId, now: Instant, contents: &dyn Contents) {
         let lane = self.batches[&about].lane;
-        let may_go = |active: &Active| !active.waits_for.is_empty() && !active.was_attempted;
-        let waiting = self.batches.iter().filter(|(_, active)| active.lane == lane && may_go(active));
-        let waiting: Vec<BatchId> = waiting.map(|(id, _)| *id).collect();
+        let is_main = |active: &Active| active.batch.front().is_some_and(|piece| piece.role != Role::Poison);
+        let fresh = self.batches.iter().filter(|(_, active)| active.lane == lane && !active.was_attempted);
+        let (free, waiting): (Vec<_>, Vec<_>) =
+            fresh.filter(|(_, active)| is_main(active)).partition(|(_, active)| active.waits_for.is_empty());
+        if !free.is_empty() || !matches!(self.pace.may_start(now), May::Now) {
+            return;
+        }
+        let whole = waiting.into_iter().filter(|(_, active)| active.batch.is_one_main_piece());
+        let waiting: Vec<BatchId> = whole.map(|(id, _)| *id).collect();
         for id in waiting {
             let waits_for = self.batches[&id].waits_for.clone();
-            if !self.batches[&id].batch.is_one_main_piece() {
-                continue;
-            }
             let Some(left) = self.left_of_all(&waits_for, contents) else { continue };
             let active = self.batches.get_mut(&id).expect("it was found");
             go_beside(active, &left, contents);
@@ -241,14 +259,10 @@ impl Delivery {
                         break;
                     }
                     Cutting::Waits => {}
-                    Cutting::Starts(id) => match self.start_piece(id, question_about, now, contents) {
-                        Ok(next) => return Some(next),
-                        Err(May::At(at)) => {
-                            wait.at(at);
-                            return Some(wait.next());
-                        }
-                        Err(_) => return Some(wait.next()),
-                    },
+                    Cutting::Starts(id) => {
+                        let next = self.start_or_wait(id, question_about, wait, now, contents);
+                        return next.or_else(|| Some(wait.next()));
+                    }
                 }
             }
         }

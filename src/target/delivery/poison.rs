@@ -96,7 +96,11 @@ impl Delivery {
             active.batch.front_entries(contents).into_iter().map(|(_, entry)| entry.series ^ headers).collect();
         let earlier = self.batches.range(..id).filter(|(_, other)| other.lane == lane);
         let earlier: Vec<BatchId> = earlier.map(|(id, _)| *id).collect();
-        earlier.into_iter().any(|other| self.left_of(other, contents).is_none_or(|left| !left.is_disjoint(&mine)))
+        let mut is_behind = |other| {
+            let left = self.left_of(other, contents);
+            left.is_none_or(|left| left.iter().any(|series| mine.contains(series)))
+        };
+        earlier.into_iter().any(&mut is_behind)
     }
 
     /// What waited for poison, or for what was in doubt, and is none itself, goes like anything else when its turn has come.
@@ -136,6 +140,7 @@ impl Delivery {
     /// Others need not wait for what is settled of a batch that may stay for long.
     pub(super) fn narrow(&mut self, id: BatchId, contents: &dyn Contents) {
         let Some(left) = self.left_of(id, contents) else { return };
+        let left: HashSet<u64> = left.into_iter().collect();
         let active = self.batches.get_mut(&id).expect("something is left of it");
         let lane = active.lane;
         if let Some(Some(series)) = &mut active.series {

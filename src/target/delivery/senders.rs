@@ -82,13 +82,13 @@ impl Senders {
 
     /// What is refused of it is not worth being taken apart.
     pub(super) fn is_hopeless(&self, sender: Sender) -> bool {
-        self.0.get(&sender).is_some_and(|score| score.points >= HOPELESS)
+        self.patience(sender) == 0
     }
 
     /// Whether no witness of a hopeless sender was heard for so long that one is due: perhaps it is the only one of a pair that is left.
     pub(super) fn is_due(&self, sender: Sender, now: Instant) -> bool {
         let is_long_ago = |heard: Instant| now.saturating_duration_since(heard) >= HEARD;
-        self.0.get(&sender).is_some_and(|score| score.points >= HOPELESS && score.heard.is_none_or(is_long_ago))
+        self.is_hopeless(sender) && self.0[&sender].heard.is_none_or(is_long_ago)
     }
 
     /// A witness of a sender is heard.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::super::backoff::Backoff;
 use super::super::batch::{Chosen, Samples};
 use super::super::outcome::Reason as HoldReason;
+use super::super::window::UNSETTLED_MAX;
 use crate::savepoint::{Cut, Learned, Reason};
 use crate::wal::record::Kind;
 use crate::wal::{Position, Record};
@@ -30,6 +31,9 @@ pub struct Rules {
     /// After answers that ask for somebody's attention, and for what fails alone.
     pub hold: Backoff,
 }
+
+/// The window has a place for each batch.
+const _: () = assert!(Rules::IN_FLIGHT_MAX <= UNSETTLED_MAX);
 
 impl Rules {
     /// The most requests at a time: a savepoint holds 32 cuts, two of a batch that is being halved.
