@@ -304,6 +304,8 @@ async fn a_suspect_target_is_believed_when_an_operator_says_so() {
         send(&relay, Protocol::V1, &scrape(0..3, number)).await;
     }
     relay.in_state("a", "suspect", SOON).await;
+    let reason = relay.status().await["targets"][0]["reason"].as_str().unwrap().to_owned();
+    assert_eq!(reason, "it refuses all data, and empty requests too: 422 Unprocessable Entity");
     relay.ordered(&["target", "accept-refusals", "a"]).await;
     relay.drained(SOON).await;
     assert_eq!(delivered_and_refused(&relay).await, (0, 30));

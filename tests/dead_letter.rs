@@ -179,6 +179,9 @@ async fn what_cannot_be_understood_is_said() {
         }
     }
     assert_eq!(dead_letter(&relay, &["drop"]).await.code, 2);
+    assert_eq!(dead_letter(&relay, &["show", "1", "--body"]).await.code, 2, "the body is in the JSON only");
+    let none = dead_letter(&relay, &["ls", "--target", "c"]).await;
+    assert_eq!((none.code, &*none.out), (0, "nothing that target \"c\" refused is kept\n"));
     assert_eq!(dead_letter(&relay, &["drop", "1", "--target", "a"]).await.code, 2);
     assert_eq!(ids(&relay, &[]).await, [1, 2, 3]);
 }

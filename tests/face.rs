@@ -125,7 +125,7 @@ async fn the_status_has_the_shape_that_others_rely_on() {
 #[tokio::test]
 async fn the_page_shows_each_target_and_escapes_what_it_answered() {
     let sink = Sink::start().await;
-    sink.script(|_| support::sink::Answer::status(503).body("<script>alert(1)</script>"));
+    sink.script(|_| support::sink::Answer::status(503).body("<script>alert(1)</script>\n\u{1b}[31mred"));
     let relay = Config::new().wal("max_size = \"64MiB\"").target("central", &sink.url(), &[]).start().await;
     numbered(Protocol::V1, "s", 1).send(&client(), &relay.write_url()).await.unwrap();
     let shows = async || {
@@ -136,6 +136,19 @@ async fn the_page_shows_each_target_and_escapes_what_it_answered() {
     };
     let page = eventually("the page shows the answer", Duration::from_secs(20), shows).await;
     assert!(page.contains("central") && page.contains("backing off") && !page.contains("<script>"), "{page}");
+    // What it answered is one line, and nothing in it moves a terminal.
+    let said = relay.status().await["targets"][0]["reason"].as_str().unwrap().to_owned();
+    assert_eq!(said, "503 Service Unavailable: <script>alert(1)</script>  [31mred");
+    let ready = client().get(relay.url("/-/ready")).send().await.unwrap().text().await.unwrap();
+    assert!(ready.contains("[31mred") && !ready.contains('\u{1b}') && ready.lines().count() == 2, "{ready:?}");
+}
+
+#[tokio::test]
+async fn who_asks_for_what_is_not_there_is_told_what_there_is() {
+    let relay = Config::new().wal("max_size = \"64MiB\"").target("a", NOWHERE, &[]).start().await;
+    let answer = client().get(relay.url("/api/v1/targets")).send().await.unwrap();
+    assert_eq!(answer.status(), 404);
+    assert!(answer.text().await.unwrap().contains("/api/v1/write"));
 }
 
 #[tokio::test]

@@ -616,6 +616,9 @@ async fn a_move_or_an_end_is_asked_for_and_only_yes_does_it() {
             assert!(ran.out.contains("are not sent"), "{ran:?}");
             assert_eq!(target(&relay, &["ls", "--json"]).await.json()[0]["settled"], settled);
         }
+        // Where nothing changes, nothing is asked.
+        let ran = target_answered(&relay, &["seek", "a", "--to", "4"], "").await;
+        assert_eq!((ran.code, &*ran.out, &*ran.err), (0, "a stays where it is: it begins after position 3\n", ""));
         relayed.after(&mut relay).await;
         assert_eq!(sums(&relay, "a").await, [4, 0, 3, 0, 1], "{relayed:?}");
     }

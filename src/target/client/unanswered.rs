@@ -96,6 +96,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn people_are_told_what_happened_and_not_through_how_many_layers() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("error sending request")]
+        struct Sending(#[source] Connecting);
+
+        #[derive(Debug, thiserror::Error)]
+        #[error("tcp connect error")]
+        struct Connecting(#[source] io::Error);
+
+        let refused = io::Error::other("Connection refused (os error 111)");
+        assert_eq!(text(&Sending(Connecting(refused))), "tcp connect error: Connection refused (os error 111)");
+        assert_eq!(text(&io::Error::other("time is up")), "time is up");
+    }
+
+    #[test]
     fn a_cause_is_found_however_deep_and_inside_an_io_error() {
         let alert = || rustls::Error::General("no".into());
         assert!(has_cause::<rustls::Error>(&io::Error::other(alert()), |_| true));

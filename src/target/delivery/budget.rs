@@ -104,6 +104,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_paid_without_being_asked_for_is_no_debt() {
+        let mut budget = Budget::full();
+        (0..1000).for_each(|_| budget.pay(Purse::Steady));
+        (0..50).for_each(|_| budget.refill());
+        assert!(budget.allows(Purse::Steady));
+    }
+
+    #[test]
     fn what_is_always_refused_leaves_the_purse_of_the_others_alone() {
         let mut budget = Budget::full();
         while budget.allows(Purse::Steady) {
