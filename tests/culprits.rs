@@ -443,3 +443,50 @@ async fn what_was_stored_without_an_answer_and_is_then_refused_as_known_is_no_re
     let (delivered, refused) = delivered_and_refused(&relay).await;
     assert!(delivered >= 31 && refused <= 20, "{delivered} delivered, {:?}", relay.refused("a").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_more_holes_than_a_savepoint_has_ranges_reading_stops_and_goes_on_when_they_are_gone() {
+    /// Of them a savepoint has room for 64.
+    const HOLES: u64 = 100;
+    const OTHERS: u64 = 16 * 330;
+
+    let sink = Sink::start().await;
+    let poison = name(7);
+    sink.script_for_data(move |request| match request.samples.iter().any(|sample| *sample.series == *poison) {
+        true => Answer::status(503),
+        false => Answer::status(204),
+    });
+    let relay = relay_to(&sink.url(), &["poison_after = \"10m\"", "max_samples_per_send = 300"]).await;
+    send(&relay, Protocol::V1, &scrape(7..8, 0)).await;
+    // Of each second one something waits for the poison: these are holes between the others.
+    for hole in 0..HOLES {
+        let first = Request::new().numbered("7", 1 + hole);
+        send(&relay, Protocol::V1, &first.numbered(&format!("beside {hole}"), 0)).await;
+        send(&relay, Protocol::V1, &Request::new().numbered(&format!("between {hole}"), 0)).await;
+    }
+    sink.stored(2 * HOLES, SOON).await;
+    let mut senders = tokio::task::JoinSet::new();
+    for series in 10..26 {
+        let url = relay.write_url();
+        senders.spawn(async move {
+            for number in 0..OTHERS / 16 {
+                let post = scrape(series..series + 1, number).post(Protocol::V1);
+                assert_eq!(post.send(&client(), &url).await.unwrap().status(), 204);
+            }
+        });
+    }
+    senders.join_all().await;
+    // What is settled and has no place in the savepoint is in memory alone: no more than this, and what was on its way.
+    let (mut before, mut stored) = (0, sink.counts().samples);
+    while before != stored {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        (before, stored) = (stored, sink.counts().samples);
+    }
+    assert!((3500..5000).contains(&stored), "{stored}");
+    sink.script(|_| Answer::status(204));
+    relay.drained(2 * SOON).await;
+    let all = 1 + 3 * HOLES + OTHERS;
+    assert_eq!(delivered_and_refused(&relay).await, (all, 0));
+    assert_eq!((sink.counts().samples, sink.counts().repeated), (all, 0));
+    sink.assert_strict();
+}

@@ -54,7 +54,8 @@ impl Queue {
         self.records.push_back(record);
     }
 
-    /// Whether more can be made use of: the next batch is not full, or not as long as it was cut.
+    /// Whether more can be made use of: the next batch is not full, or not as long as it was cut. (A cut is no longer than a batch may be, but for what
+    /// many have become that a savepoint had no room for: of that so much is sent as fits.)
     #[must_use]
     pub fn has_room(&self, limits: Limits) -> bool {
         if let (Some(first), Some(last)) = (self.records.front(), self.records.back())
@@ -110,8 +111,7 @@ impl Queue {
                     && header.kind == first.header.kind
                     && record.meta.forwarded == first.meta.forwarded;
                 let fits = match &cut {
-                    // It was no larger, but for what many cuts that are not in a savepoint have become: that is halved, as it were.
-                    Some(cut) => header.position <= cut.last && number < RECORDS_MAX && decoded <= DECODED_BYTES_MAX,
+                    Some(cut) => header.position <= cut.last,
                     None => {
                         samples <= limits.samples
                             && bytes <= limits.bytes
@@ -312,6 +312,20 @@ mod tests {
         assert_eq!(resumed.cuts().count(), 1);
         let taken = resumed.take(resumed.plan(one, |_| false).records);
         assert_eq!((taken.len(), resumed.cuts().count()), (3, 0));
+    }
+
+    #[test]
+    fn of_a_cut_that_is_longer_than_a_batch_may_be_no_more_is_read_than_fits() {
+        let mut resumed = queue(&"a".repeat(RECORDS_MAX - 1));
+        resumed.resume([cut(1, 10_000, true)], Position(0));
+        assert!(resumed.has_room(NO_LIMITS));
+        resumed.push(Arc::new(record('a', RECORDS_MAX as u64)));
+        assert!(!resumed.has_room(NO_LIMITS));
+        let taken = resumed.take(resumed.plan(NO_LIMITS, |_| false).records);
+        assert_eq!((taken.len(), resumed.cuts().count()), (RECORDS_MAX, 1), "the rest is still to come");
+        let mut resumed = queue("lll");
+        resumed.resume([cut(1, 10, true)], Position(0));
+        assert!(!resumed.has_room(NO_LIMITS), "18 MiB, once decompressed");
     }
 
     #[test]

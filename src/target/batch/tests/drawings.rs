@@ -302,3 +302,35 @@ fn the_front_and_what_else_there_is_of_its_records_is_a_cut_of_its_own() {
     accept(&mut batch, &fakes);
     assert_eq!(batch.cuts(), [(Position(1), Position(1), true), (Position(2), Position(3), false)]);
 }
+
+#[test]
+fn what_is_dropped_is_neither_sent_nor_told_and_what_was_proved_with_it_is_not() {
+    let fakes = Fakes::of(&["ab", "cd", "ef", "gh"]);
+    let mut batch = fakes.batch();
+    batch.halve(&fakes, true);
+    batch.pieces[1].is_known_bad = true;
+    batch.drop_up_to(Position(1));
+    assert_eq!(fakes.drawn(&batch), "[cd] [ef|gh]");
+    let unsure: Vec<bool> = batch.pieces.iter().map(|piece| piece.is_possibly_delivered).collect();
+    assert_eq!(unsure, [true, false], "the first may have been on its way");
+    assert!(batch.pieces.iter().all(|piece| !piece.is_known_bad && !piece.is_bad_if_left_was_taken));
+    batch.drop_up_to(Position(3));
+    assert_eq!((&*fakes.drawn(&batch), batch.open()), ("[gh]", Some((Position(4), Position(4)))));
+    assert!(batch.take_completed().is_empty());
+}
+
+#[test]
+fn records_of_which_a_part_was_taken_are_told_and_cut_together() {
+    let fakes = Fakes::of(&["ab", "ac", "ad", "ce"]);
+    let mut batch = fakes.batch();
+    batch.set_aside(&fakes, all_of("ce", Role::Culprits));
+    assert_eq!(fakes.drawn(&batch), "[ab|a|ad] [c|ce]");
+    batch.has_settled = true;
+    batch.book(1, Reason::Partial, &fakes);
+    batch.halve(&fakes, false);
+    assert_eq!(fakes.drawn(&batch), "[c] [ce]");
+    assert!(batch.take_completed().is_empty(), "the second is not known");
+    assert_eq!(batch.cuts(), [(Position(1), Position(4), true)]);
+    refuse(&mut batch, &fakes);
+    assert_eq!(batch.take_completed().len(), 3);
+}
