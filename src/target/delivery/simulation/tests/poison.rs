@@ -316,11 +316,13 @@ fn with_one_request_at_a_time_what_starts_over_waits_again_for_what_it_shares() 
         setup.rules.max_samples_per_send = 2;
         setup.rules.poison_after = seconds(600);
         setup.manners.poison = [5].into();
+        setup.manners.cursed_series = [7].into();
         let mut world = World::new(setup);
-        let is_free = |world: &World| world.delivery.batches.get(&BatchId(1)).is_some_and(|b| b.waits_for.is_empty());
-        while !is_free(&world) {
+        // What the second does not share with the first goes beside it, and is refused; then the target goes mad.
+        while world.delivery.batches.get(&BatchId(1)).is_none_or(|second| !second.was_attempted) {
             assert!(world.step());
         }
+        world.manners.cursed_series.clear();
         let at = world.elapsed();
         world.manners.spells = vec![(at, at + seconds(20), Spell::Mad)];
         while world.elapsed() < at + seconds(60) {
