@@ -356,3 +356,26 @@ fn a_drop_of_what_keeps_back_a_record_that_was_taken_in_part_lets_it_be_told() {
     world.run_for(seconds(7200), 10_000);
     assert!(world.is_done());
 }
+
+#[test]
+fn of_batches_that_are_full_and_wait_what_they_do_not_share_shows_whether_the_target_takes_anything() {
+    // Two scrapes fill a batch.
+    let log = (0..20u64).map(|n| if n < 2 { Fake::of([777, 778]) } else { Fake::of([777, 778, 1]) });
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log.collect()) };
+    setup.rules.max_samples_per_send = 4;
+    setup.manners.poison = [777, 778].into();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, 18);
+}
+
+#[test]
+fn a_second_batch_of_poison_does_not_hide_that_the_target_takes_the_third() {
+    let log = vec![Fake::of([777, 778]), Fake::of([779, 777]), Fake::of([1])];
+    let mut setup = Setup { learned: learned(), rules: rules(1), ..Setup::new(1, log) };
+    setup.rules.max_samples_per_send = 2;
+    setup.manners.poison = [777, 778, 779].into();
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!((world.savepoint.ledger.delivered, world.refused_for(Reason::Poison)), (1, 4));
+}
