@@ -19,7 +19,7 @@ const DOUBTS: u32 = 4;
 const STRIKES_TO_GIVE_UP: u32 = 3;
 
 impl Delivery {
-    /// The batch of which it is not known whether it fails alone; of several each in its turn. What is held is kept, whatever passes.
+    /// The batch of which it is not known whether it fails alone. What is held is kept, whatever passes.
     pub(super) fn doubted(&self, now: Instant) -> Option<BatchId> {
         self.trouble.as_ref()?;
         let patience = (self.rules.poison_after / 4).min(Duration::from_secs(15));
@@ -31,11 +31,10 @@ impl Delivery {
                     && piece.failing_since.is_some_and(|since| now.saturating_duration_since(since) >= patience)
             })
         };
-        let found = self.batches.iter().filter(|(_, active)| {
+        let found = self.batches.iter().find(|(_, active)| {
             active.was_attempted && !active.is_isolated && active.flight.is_none() && is_failing(active)
         });
-        let found: Vec<BatchId> = found.map(|(id, _)| *id).collect();
-        found.get(self.trouble_attempts as usize / 2 % found.len().max(1)).copied()
+        found.map(|(id, _)| *id)
     }
 
     /// Asks with something of the batch that is in doubt itself.
