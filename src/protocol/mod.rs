@@ -10,7 +10,7 @@
 //!  stored body ---> snappy    merged as it is (1.0), or decompressed
 //!                     |--- entries   one by one: which series, how much
 //!                     |--- describe  a series as people read it
-//!                     '--- rebuild   a request of chosen entries of several
+//!                     '--- rebuild   a request of chosen entries of several, in 2.0 with a new table of `symbols`
 //! ```
 //!
 //! The walk checks what a receiver downstream would stumble over, so that nothing malformed ever becomes a target's poison. Values
@@ -27,6 +27,7 @@ pub mod labels;
 pub mod messages;
 pub mod rebuild;
 pub mod snappy;
+pub mod symbols;
 pub mod text;
 pub mod v1;
 pub mod v2;

@@ -16,8 +16,6 @@
 //! that contains entry 0. So whoever cuts a request into pieces that together have all entries sends it exactly once. A request
 //! without entries, such as one of metadata only, has it with `All` alone.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::ops::Range;
 
 use prost::encoding::{encode_varint, encoded_len_varint};
@@ -25,6 +23,7 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 use super::Protocol;
 use super::entries::{self, REFERENCE_OUT_OF_RANGE, symbols_2};
 use super::histogram::each_varint;
+use super::symbols::{SymbolTable, put_bytes, put_head};
 use super::wire::{Fields, Malformed, Value};
 
 /// Some entries of one request.
@@ -190,9 +189,7 @@ impl Cursor<'_> {
 }
 
 fn rebuild_2(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
-    let mut table = Table::default();
-    // V2-68: the first one is empty, used or not.
-    table.place(b"")?;
+    let mut table = SymbolTable::new();
     let mut rebuilt = Vec::new();
     let mut entry = EntryBuffer::default();
     for selection in selections {
@@ -208,38 +205,13 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
         })?;
         table = symbols.table;
     }
-    let mut message = table.encoded;
-    message.extend_from_slice(&rebuilt);
-    Ok(message)
-}
-
-/// The rebuilt table of symbols.
-#[derive(Default)]
-struct Table<'a> {
-    /// With the keyed hash of the standard library: senders choose these strings, and many equal hashes would take for ever.
-    places: HashMap<&'a [u8], u32>,
-    /// As fields of the request.
-    encoded: Vec<u8>,
-}
-
-impl<'a> Table<'a> {
-    fn place(&mut self, text: &'a [u8]) -> Result<u32, Malformed> {
-        let next = u32::try_from(self.places.len());
-        match self.places.entry(text) {
-            Entry::Occupied(place) => Ok(*place.get()),
-            Entry::Vacant(place) => {
-                put_bytes(&mut self.encoded, 4, text);
-                Ok(*place
-                    .insert(next.map_err(|_| Malformed { offset: 0, what: "more symbols than can be referred to" })?))
-            }
-        }
-    }
+    Ok(table.followed_by(&rebuilt))
 }
 
 /// The symbols of the message at hand, each with its new place once it has been used, and the table where those are.
 struct Symbols<'a> {
     from: Vec<(&'a [u8], Option<u32>)>,
-    table: Table<'a>,
+    table: SymbolTable,
 }
 
 impl Symbols<'_> {
@@ -328,17 +300,6 @@ impl EntryBuffer {
         put_bytes(&mut self.rest, 5, &self.nested_rest);
         Ok(())
     }
-}
-
-/// Appends a length-delimited field.
-fn put_bytes(to: &mut Vec<u8>, number: u32, content: &[u8]) {
-    put_head(to, number, content.len());
-    to.extend_from_slice(content);
-}
-
-fn put_head(to: &mut Vec<u8>, number: u32, len: usize) {
-    encode_varint(u64::from(number) << 3 | 2, to);
-    encode_varint(len as u64, to);
 }
 
 /// Appends a message of packed label references, which are field 1 of it, and of other fields.
