@@ -161,6 +161,23 @@ pub struct Target {
     pub order: Order,
     /// With `order = "fresh_first"`: the backlog's part of the requests, 0 to 1. Default: 0.5.
     pub backlog_share: Option<f64>,
+    /// In which version of remote write data is sent: `"auto"` as it was received, translated where the target does not take that; `"1.0"` or
+    /// `"2.0"` always in that one. Default: `"auto"`.
+    #[serde(default)]
+    pub protocol: Protocol,
+}
+
+/// `target.protocol`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[allow(missing_docs, reason = "the key says it")]
+pub enum Protocol {
+    #[default]
+    #[serde(rename = "auto")]
+    Auto,
+    #[serde(rename = "1.0")]
+    V1,
+    #[serde(rename = "2.0")]
+    V2,
 }
 
 /// `target.order`

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
+use crate::protocol::Protocol;
 use crate::savepoint::is_name;
 use crate::target::{Backoff, InvalidBackoff};
 use crate::wal::record::Meta;
@@ -401,6 +402,11 @@ impl Checker<'_> {
             poison_after: self.span(&key("poison_after"), target.poison_after, 600_000, 1)?,
             sample_age_limit,
             send_order,
+            protocol: match target.protocol {
+                file::Protocol::Auto => target::ProtocolRule::Auto,
+                file::Protocol::V1 => target::ProtocolRule::Always(Protocol::V1),
+                file::Protocol::V2 => target::ProtocolRule::Always(Protocol::V2),
+            },
             remote_timeout: self.span(&key("remote_timeout"), target.remote_timeout, 30_000, 1)?,
             headers,
             backoff,

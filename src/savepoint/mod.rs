@@ -62,6 +62,20 @@ pub struct Learned {
     pub takes_empty: Option<bool>,
     /// It takes requests up to this many bytes, if it ever refused one as too large, or did not answer it in time.
     pub bytes_max: Option<u32>,
+    /// Whether it takes remote write 1.0, and 2.0.
+    pub takes: [Taken; 2],
+}
+
+/// Whether a target takes a protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Taken {
+    /// Nothing has shown it.
+    #[default]
+    Unknown,
+    /// Its answers have shown it.
+    Yes,
+    /// It did not, at this time in seconds since 1970 (from 2 on).
+    NotSince(u32),
 }
 
 /// How far a target is, and what became of everything before.

@@ -15,7 +15,8 @@
 //! 352 u64 learned of: hash of name and URL, 0: nothing was learned
 //! 360 u32 largest request that it takes       364 u32 zero, spare
 //! 368 u64 doubtful: records up to it go one by one, 0: none
-//! 376 [136] zeroes: room for what will be learned
+//! 376 u32 whether it takes remote write 1.0: 0 unknown, 1 it does, else since when (s since 1970) it does not     380 u32 2.0, the same
+//! 384 [128] zeroes: room for what will be learned
 //! 512 64 x range: u64 position and total before its first record, u64 position and total behind its last one
 //! 2560 32 x cut: u64 first position, u64 last position
 //! 3072 zeroes up to 4096: spare
@@ -25,7 +26,7 @@
 //! zeroes behind its name: no ranges, no cuts, nothing learned.
 
 use super::ledger::{Ledger, Reason};
-use super::{Cut, Cuts, Learned, Range, Ranges, Savepoint};
+use super::{Cut, Cuts, Learned, Range, Ranges, Savepoint, Taken};
 use crate::wal::{Mark, Place, Position, SegmentId};
 
 /// Bytes of a page.
@@ -109,12 +110,24 @@ impl Page {
         bytes[NAME_OFFSET..NAME_OFFSET + name.len()].copy_from_slice(name.as_bytes());
         let flags = flag(*is_paused, IS_PAUSED) | flag(*is_clean, IS_CLEAN);
         let doubts = (0..).zip(cuts.iter()).map(|(number, cut)| u32::from(cut.is_possibly_delivered) << number).sum();
-        let Learned { url: _, has_delivered, takes_empty, bytes_max } = *learned;
+        let Learned { url: _, has_delivered, takes_empty, bytes_max, takes } = *learned;
         let known = flag(has_delivered, HAS_DELIVERED)
             | flag(takes_empty.is_some(), EMPTY_IS_KNOWN)
             | flag(takes_empty == Some(true), TAKES_EMPTY)
             | flag(bytes_max.is_some(), BYTES_MAX_IS_KNOWN);
-        for (offset, number) in [(336, flags), (340, doubts), (348, known), (360, bytes_max.unwrap_or_default())] {
+        let [takes_1, takes_2] = takes.map(|taken| match taken {
+            Taken::Unknown => 0,
+            Taken::Yes => 1,
+            Taken::NotSince(since) => since.max(2),
+        });
+        for (offset, number) in [
+            (336, flags),
+            (340, doubts),
+            (348, known),
+            (360, bytes_max.unwrap_or_default()),
+            (376, takes_1),
+            (380, takes_2),
+        ] {
             bytes[offset..offset + 4].copy_from_slice(&number.to_le_bytes());
         }
         let of_ranges =
@@ -191,6 +204,11 @@ impl Page {
                 has_delivered: is_known(HAS_DELIVERED),
                 takes_empty: is_known(EMPTY_IS_KNOWN).then(|| is_known(TAKES_EMPTY)),
                 bytes_max: is_known(BYTES_MAX_IS_KNOWN).then(|| u32_at(360)),
+                takes: [376, 380].map(|offset| match u32_at(offset) {
+                    0 => Taken::Unknown,
+                    1 => Taken::Yes,
+                    since => Taken::NotSince(since),
+                }),
             },
         };
         Some(Page {
@@ -260,6 +278,7 @@ mod tests {
                     has_delivered: true,
                     takes_empty: Some(true),
                     bytes_max: Some(0),
+                    takes: [Taken::Yes, Taken::NotSince(u32::MAX)],
                 },
             },
             name: "x".repeat(NAME_LEN_MAX),
@@ -286,12 +305,15 @@ mod tests {
     #[test]
     fn each_thing_that_is_said_is_said_alone() {
         let plain = Page { savepoint: Savepoint::default(), ..page() };
-        let mut learned = [Learned::default(); 5];
+        let mut learned = [Learned::default(); 8];
         learned[0].url = 1;
         learned[1].has_delivered = true;
         learned[2].takes_empty = Some(true);
         learned[3].takes_empty = Some(false);
         learned[4].bytes_max = Some(1);
+        learned[5].takes = [Taken::Yes, Taken::Unknown];
+        learned[6].takes = [Taken::Unknown, Taken::Yes];
+        learned[7].takes = [Taken::NotSince(2), Taken::Yes];
         let learned = learned.map(|learned| Savepoint { learned, ..Savepoint::default() });
         let others = [
             Savepoint { is_paused: true, ..Savepoint::default() },
@@ -317,7 +339,7 @@ mod tests {
     #[test]
     fn what_a_later_release_says_is_not_looked_at() {
         let mut bytes = page().encode();
-        bytes[376..RANGES_OFFSET].fill(7);
+        bytes[384..RANGES_OFFSET].fill(7);
         bytes[3072..].fill(7);
         bytes[339] = 0x80;
         assert_eq!(decoded(bytes), Some(page()));

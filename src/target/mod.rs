@@ -25,6 +25,7 @@
 //! | `pace`, `speed`, `backoff` | how fast, how long |
 //! | `delivery` | brings these together: what to do next, what follows from an answer |
 //! | `suspicion`, `culprits`, `age` | whom to believe: the target, series, the clock |
+//! | `negotiation` | in which protocol |
 //! | `request`, `client`, `outcome` | bytes, HTTP, what an answer means |
 //! | `orders`, `obeying`, `parcel` | what others may tell it to do |
 //! | `progress`, `catch_up`, `telling` | what others may know of it |
@@ -36,9 +37,11 @@ mod catch_up;
 pub mod client;
 mod culprits;
 mod delivery;
+mod negotiation;
 mod obeying;
 mod orders;
 mod outcome;
+mod outgoing;
 mod pace;
 mod parcel;
 mod progress;
@@ -66,13 +69,15 @@ pub use backoff::{Backoff, InvalidBackoff};
 pub use catch_up::{CatchUp, Outlook};
 use client::{Answered, Client, Connections, Request, Unanswered};
 use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Said};
+pub use negotiation::ProtocolRule;
 pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
 use orders::{Inbox, Letter};
 use outcome::{Outcome, Sent};
+use outgoing::Outgoing;
 use parcel::PARCEL;
 pub use progress::{Details, Progress, Snapshot};
 use reading::{PART_AT_LAG_MS, Read, Reading};
-use request::{Stored, protocol_of};
+use request::Stored;
 pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
 pub use state::Phase;
@@ -269,7 +274,7 @@ impl Target {
                 match self.reading.next(lane, &savepoint) {
                     Read::Record(record) => {
                         self.unreadable = None;
-                        self.delivery.read(lane, record);
+                        self.delivery.read(lane, Arc::new(Outgoing::whole(record)));
                     }
                     Read::Gap { parts, place, reason } => self.lost(parts, place, &reason),
                     Read::Unreadable(error) => return self.cannot_read(lane, &error, now),
@@ -385,8 +390,8 @@ impl Target {
     }
 
     fn start(&mut self, attempt: Attempt) {
-        let Attempt { id, kind, forwarded, parts, samples } = attempt;
-        let sent = Sent { protocol: protocol_of(kind), samples: samples.floats, histograms: samples.histograms };
+        let Attempt { id, kind, protocol, is_confirmed, forwarded, parts, samples } = attempt;
+        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
         if let Some((record, _)) = parts.last() {
             self.progress.reserve(record.header.position);
         }
@@ -410,7 +415,6 @@ impl Target {
         let bytes = body.len() as u64;
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let client = self.client.clone();
-        let protocol = sent.protocol;
         let handle = self.attempts.spawn(async move {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (id, bytes, timeout, answer)
@@ -432,7 +436,7 @@ impl Target {
             self.parcel_ended(sent, &outcome, &said);
             return;
         }
-        if matches!(outcome, Outcome::Retry { .. } | Outcome::Hold(_)) {
+        if matches!(outcome, Outcome::Retry { .. } | Outcome::Hold(_) | Outcome::WrongProtocol(_)) {
             self.reason = Some(shown(&outcome, &said));
         } else if matches!(outcome, Outcome::Refused | Outcome::TooLarge) {
             self.refusal = shown(&outcome, &said);
@@ -541,6 +545,7 @@ fn resume(progress: &Progress, identity: u64) -> Resume {
         unsure: savepoint.doubtful,
         learned: if is_the_same { savepoint.learned } else { Learned::default() },
         is_paused: savepoint.is_paused,
+        wall_s: u32::try_from(now_ms() / 1000).unwrap_or_default(),
     }
 }
 

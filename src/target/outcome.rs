@@ -4,7 +4,8 @@
 //! |---|---|
 //! | 2xx | accepted; on 2.0 a shortfall in the `*-Written` headers is refused |
 //! | 2xx with `Content-Type: text/html` | hold: a captive portal or a login page has not stored anything |
-//! | 2xx, 400 or 415 to 2.0 without any `*-Written` | hold: the target does not take 2.0 (`V2-37`, `V2-42`, `V2-43`) |
+//! | 2xx or 415 to 2.0 without any `*-Written`; 400, 409, 422 as well, as long as nothing has shown that the target takes 2.0 | wrong protocol: it does not take 2.0 (`V2-37`, `V2-42`, `V2-43`) |
+//! | 415 to 1.0 | wrong protocol: the target does not take 1.0 |
 //! | 400 to 2.0 with `*-Written` | accepted, as far as the target says so; the shortfall is refused, nothing is sent again (`V2-40`) |
 //! | 413 | too large |
 //! | 400, 409, 422 | refused (`V1-37`, `V2-46`): whether all of it or one sample of it is for `delivery` to find out |
@@ -63,6 +64,8 @@ pub struct Sent {
     pub samples: u64,
     /// Histograms.
     pub histograms: u64,
+    /// An answer has shown that the target takes this protocol.
+    pub is_confirmed: bool,
 }
 
 /// What comes of an attempt.
@@ -88,6 +91,8 @@ pub enum Outcome {
         /// Nothing came within the time-out.
         timed_out: bool,
     },
+    /// The target does not take this protocol: the same data may go in the other one (`negotiation`).
+    WrongProtocol(Reason),
     /// The target is not set up to take it, now. The data stays, it is tried slowly.
     Hold(Reason),
 }
@@ -101,6 +106,8 @@ pub enum Reason {
     WebPage(u16),
     /// It does not take remote write 2.0.
     Not2(u16),
+    /// It does not take remote write 1.0.
+    Not1(u16),
 }
 
 impl fmt::Display for Reason {
@@ -124,6 +131,9 @@ impl fmt::Display for Reason {
                     status(*code)
                 )
             }
+            Reason::Not1(code) => {
+                write!(f, "{} to a remote write 1.0 request: the target does not take 1.0", status(*code))
+            }
         }
     }
 }
@@ -135,12 +145,16 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
     let unconfirmed_2 = sent.protocol == Protocol::V2 && !answer.written.is_confirmed();
     match answer.status {
         code @ 200..300 if answer.is_html => Outcome::Hold(Reason::WebPage(code)),
-        code @ (200..300 | 400 | 415) if unconfirmed_2 => Outcome::Hold(Reason::Not2(code)),
+        code @ (200..300 | 415) if unconfirmed_2 => Outcome::WrongProtocol(Reason::Not2(code)),
+        code @ (400 | 409 | 422) if unconfirmed_2 && !sent.is_confirmed => Outcome::WrongProtocol(Reason::Not2(code)),
         200..300 if sent.protocol == Protocol::V2 => as_far_as_written(),
         // V2-34: on 1.0 the headers mean nothing.
         200..300 => Outcome::Accepted { refused: 0 },
         // An empty request that is refused was not taken, whatever was written of it.
-        400 if sent.protocol == Protocol::V2 && sent.samples + sent.histograms > 0 => as_far_as_written(),
+        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && sent.samples + sent.histograms > 0 => {
+            as_far_as_written()
+        }
+        code @ 415 if sent.protocol == Protocol::V1 => Outcome::WrongProtocol(Reason::Not1(code)),
         413 => Outcome::TooLarge,
         400 | 409 | 422 => Outcome::Refused,
         code @ (408 | 425 | 429 | 500..600) => Outcome::Retry {
@@ -158,7 +172,7 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
 mod tests {
     use super::*;
 
-    const V1: Sent = Sent { protocol: Protocol::V1, samples: 10, histograms: 2 };
+    const V1: Sent = Sent { protocol: Protocol::V1, samples: 10, histograms: 2, is_confirmed: true };
     const V2: Sent = Sent { protocol: Protocol::V2, ..V1 };
 
     fn status(status: u16) -> Answer {
@@ -191,10 +205,23 @@ mod tests {
     }
 
     #[test]
-    fn a_target_that_does_not_take_2_0_is_held() {
-        for code in [200, 204, 400, 415] {
-            assert_eq!(judge(V2, &status(code)), Outcome::Hold(Reason::Not2(code)), "V2-37");
+    fn a_target_that_does_not_take_a_protocol_shows_it() {
+        let not_2 = |code| Outcome::WrongProtocol(Reason::Not2(code));
+        let unknown = Sent { is_confirmed: false, ..V2 };
+        for code in [200, 204, 415] {
+            assert_eq!(
+                (judge(V2, &status(code)), judge(unknown, &status(code))),
+                (not_2(code), not_2(code)),
+                "V2-37, V2-42"
+            );
         }
+        for code in [400, 409, 422] {
+            assert_eq!(judge(unknown, &status(code)), not_2(code), "V2-43");
+            assert_eq!(judge(V2, &status(code)), Outcome::Refused, "it takes 2.0, so it does not take the data");
+        }
+        assert_eq!(judge(unknown, &with_written(400, Some(4), Some(2))), accepted(6), "it says so itself");
+        assert_eq!(judge(V1, &status(415)), Outcome::WrongProtocol(Reason::Not1(415)));
+        assert_eq!(judge(V1, &status(400)), Outcome::Refused);
     }
 
     #[test]
@@ -230,7 +257,6 @@ mod tests {
             assert_eq!(judge(V1, &status(code)), Outcome::Hold(Reason::Status(code)));
             assert_eq!(judge(V2, &status(code)), Outcome::Hold(Reason::Status(code)));
         }
-        assert_eq!(judge(V1, &status(415)), Outcome::Hold(Reason::Status(415)));
         let portal = Answer { is_html: true, ..status(200) };
         assert_eq!(judge(V1, &portal), Outcome::Hold(Reason::WebPage(200)));
     }

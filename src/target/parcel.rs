@@ -18,7 +18,7 @@ impl Target {
             return;
         }
         let Some((Parcel { protocol, body, forwarded, floats, histograms }, _)) = &self.parcel else { return };
-        let sent = Sent { protocol: *protocol, samples: *floats, histograms: *histograms };
+        let sent = Sent { protocol: *protocol, samples: *floats, histograms: *histograms, is_confirmed: true };
         let (client, bytes) = (self.client.clone(), body.len() as u64);
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let (protocol, body, forwarded) = (*protocol, body.clone(), forwarded.clone());
@@ -36,7 +36,7 @@ impl Target {
         let (delivered, refused, reason) = match outcome {
             Outcome::Accepted { refused } => (all - refused, *refused, Reason::Partial),
             Outcome::Refused | Outcome::TooLarge => (0, all, Reason::Status),
-            Outcome::Retry { .. } | Outcome::Hold(_) => {
+            Outcome::Retry { .. } | Outcome::Hold(_) | Outcome::WrongProtocol(_) => {
                 let _ = reply.send(Resent::Unanswered(shown(outcome, said)));
                 return;
             }

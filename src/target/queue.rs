@@ -7,8 +7,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::outgoing::Outgoing;
 use crate::savepoint::Cut;
-use crate::wal::{Position, Record};
+use crate::wal::Position;
 
 /// What a batch may hold. One record may be more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ const DECODED_BYTES_MAX: u64 = 16 << 20;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Queue {
-    records: VecDeque<Arc<Record>>,
+    records: VecDeque<Arc<Outgoing>>,
     samples: u64,
     bytes: u64,
     decoded: u64,
@@ -47,7 +48,7 @@ impl Queue {
     }
 
     /// A record was read.
-    pub fn push(&mut self, record: Arc<Record>) {
+    pub fn push(&mut self, record: Arc<Outgoing>) {
         self.samples += record.header.counts.ledger_samples();
         self.bytes += u64::from(record.header.body_len);
         self.decoded += u64::from(record.header.decoded_len);
@@ -75,7 +76,7 @@ impl Queue {
 
     /// The oldest record.
     #[must_use]
-    pub fn front(&self) -> Option<&Arc<Record>> {
+    pub fn front(&self) -> Option<&Arc<Outgoing>> {
         self.records.front()
     }
 
@@ -91,7 +92,7 @@ impl Queue {
 
     /// How many records the next batch has; whether it cannot grow any more. 0 of an empty queue. What `is_apart` and what is not is not merged.
     #[must_use]
-    pub fn plan(&self, limits: Limits, is_apart: impl Fn(&Record) -> bool) -> Plan {
+    pub fn plan(&self, limits: Limits, is_apart: impl Fn(&Outgoing) -> bool) -> Plan {
         let Some(first) = self.records.front() else { return Plan::default() };
         let position = first.header.position;
         let cut = self.cut_of(position).copied();
@@ -136,7 +137,7 @@ impl Queue {
     }
 
     /// Takes the records of a plan out.
-    pub fn take(&mut self, records: usize) -> Vec<Arc<Record>> {
+    pub fn take(&mut self, records: usize) -> Vec<Arc<Outgoing>> {
         let taken: Vec<_> = self.records.drain(..records).collect();
         for record in &taken {
             self.samples -= record.header.counts.ledger_samples();
@@ -150,7 +151,7 @@ impl Queue {
     }
 
     /// Takes out those that nobody wants any more, wherever they stand. What a former life had cut stays together.
-    pub fn take_out(&mut self, is_unwanted: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+    pub fn take_out(&mut self, is_unwanted: impl Fn(&Outgoing) -> bool) -> Vec<Arc<Outgoing>> {
         if !self.records.iter().any(|record| is_unwanted(record)) {
             return Vec::new();
         }
@@ -168,7 +169,7 @@ impl Queue {
     }
 
     /// They were taken, and nothing came of it.
-    pub fn put_back(&mut self, records: Vec<Arc<Record>>) {
+    pub fn put_back(&mut self, records: Vec<Arc<Outgoing>>) {
         for record in records.into_iter().rev() {
             self.samples += record.header.counts.ledger_samples();
             self.bytes += u64::from(record.header.body_len);
@@ -202,7 +203,7 @@ pub struct Plan {
 mod tests {
     use super::*;
     use crate::wal::record::{Counts, Header, Kind, Meta, TimeRange};
-    use crate::wal::{Place, SegmentId};
+    use crate::wal::{Place, Record, SegmentId};
 
     const SAMPLES: u32 = 10;
     const BYTES: u32 = 100;
@@ -217,12 +218,12 @@ mod tests {
         queue
     }
 
-    fn record(letter: char, position: u64) -> Record {
+    fn record(letter: char, position: u64) -> Outgoing {
         let forwarded = match letter {
             'b' | 'B' => vec![("x-scope-orgid".to_owned(), b"b".to_vec())],
             _ => Vec::new(),
         };
-        Record {
+        Outgoing::whole(Record {
             header: Header {
                 kind: if letter.is_ascii_uppercase() { Kind::Write2 } else { Kind::Write1 },
                 flags: 0,
@@ -240,10 +241,10 @@ mod tests {
             meta: Meta { forwarded, sender: None },
             body: bytes::Bytes::from(letter.to_string()),
             next: Place { segment: SegmentId(1), offset: position * 1024 },
-        }
+        })
     }
 
-    fn letter(record: &Record) -> char {
+    fn letter(record: &Outgoing) -> char {
         char::from(record.body[0])
     }
 

@@ -10,7 +10,6 @@
 //! target's own thread, which waits alone.
 
 use std::io;
-use std::sync::Arc;
 
 use super::delivery::Lane;
 use crate::savepoint::{Range, Savepoint};
@@ -35,7 +34,7 @@ pub struct Reading {
 #[derive(Debug)]
 pub enum Read {
     /// The next record that is owed.
-    Record(Arc<Record>),
+    Record(Record),
     /// Nobody can read what lies between these.
     Gap {
         /// Each before and behind.
@@ -89,7 +88,7 @@ impl Reading {
             match cursor.next_step() {
                 Step::Record(record) => match savepoint.ranges.holding(record.header.position) {
                     Some(range) => *cursor = self.log.cursor(range.to, Place::default()),
-                    None => return Read::Record(Arc::new(record)),
+                    None => return Read::Record(record),
                 },
                 Step::Gap { from, to, place, reason } => {
                     // What of it lies ahead is the other lane's, which comes upon it too.

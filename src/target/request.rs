@@ -13,10 +13,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{Chosen, Contents, Entries, EntryFacts};
+use super::negotiation::protocol_of;
+use super::outgoing::Outgoing;
 use crate::protocol::rebuild::{self, Selection, rebuild};
 use crate::protocol::snappy::{self, SnappyError};
 use crate::protocol::{Malformed, Protocol, describe, entries};
-use crate::wal::Record;
 use crate::wal::record::Kind;
 
 /// What was stored cannot be taken apart. It was once, when it was received, so this is a mistake of ours.
@@ -30,20 +31,7 @@ pub enum BodyError {
     Malformed(#[from] Malformed),
 }
 
-/// The protocol of a kind of record.
-///
-/// # Panics
-/// Of a seal: a cursor yields requests only.
-#[must_use]
-pub fn protocol_of(kind: Kind) -> Protocol {
-    match kind {
-        Kind::Write1 => Protocol::V1,
-        Kind::Write2 => Protocol::V2,
-        Kind::Seal => unreachable!("a cursor yields requests"),
-    }
-}
-
-fn decompress(record: &Record) -> Result<Vec<u8>, SnappyError> {
+fn decompress(record: &Outgoing) -> Result<Vec<u8>, SnappyError> {
     // It was checked against the limits when it was received.
     snappy::decompress(&record.body, record.header.decoded_len)
 }
@@ -52,7 +40,7 @@ fn decompress(record: &Record) -> Result<Vec<u8>, SnappyError> {
 ///
 /// # Errors
 /// [`BodyError`].
-pub fn body(kind: Kind, parts: &[(Arc<Record>, Chosen)]) -> Result<Bytes, BodyError> {
+pub fn body(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)]) -> Result<Bytes, BodyError> {
     let protocol = protocol_of(kind);
     if let [(record, Chosen::All)] = parts {
         return Ok(record.body.clone());
@@ -81,7 +69,7 @@ pub fn body(kind: Kind, parts: &[(Arc<Record>, Chosen)]) -> Result<Bytes, BodyEr
 
 /// The first series of what was refused, for people.
 #[must_use]
-pub fn describe(kind: Kind, record: &Record, chosen: &Chosen) -> Option<String> {
+pub fn describe(kind: Kind, record: &Outgoing, chosen: &Chosen) -> Option<String> {
     let message = decompress(record).ok()?;
     let first = match chosen {
         Chosen::All => 0,
@@ -96,7 +84,7 @@ pub fn describe(kind: Kind, record: &Record, chosen: &Chosen) -> Option<String> 
 pub struct Stored;
 
 impl Contents for Stored {
-    fn entries(&self, record: &Record) -> Entries {
+    fn entries(&self, record: &Outgoing) -> Entries {
         let message = decompress(record).ok()?;
         let found = entries::entries(protocol_of(record.header.kind), &message).ok()?;
         let facts = |entry: &entries::Entry| EntryFacts {

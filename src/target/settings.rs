@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::backoff::Backoff;
 use super::delivery::Rules;
+use super::negotiation::ProtocolRule;
 use super::pace;
 
 /// The most requests at a time.
@@ -46,6 +47,8 @@ pub struct Settings {
     pub sample_age_limit: Option<Duration>,
     /// What comes first.
     pub send_order: SendOrder,
+    /// In which protocol data is sent.
+    pub protocol: ProtocolRule,
 }
 
 /// What a target that is behind is sent first.
@@ -84,6 +87,7 @@ impl Settings {
                 SendOrder::FreshFirst { backlog_share } => backlog_share,
             },
             hold: hold(),
+            protocol: self.protocol,
         }
     }
 

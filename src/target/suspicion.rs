@@ -244,6 +244,11 @@ impl Suspicion {
         self.is_asked_without_doubt = self.refusing_since.is_none();
     }
 
+    /// It was asked out of curiosity, in a protocol that it does not take: once more, in the other one.
+    pub fn asks_again(&mut self) {
+        self.was_asked = false;
+    }
+
     /// A question was answered: with 2xx, with a refusal (400, 409, 422), or otherwise.
     pub fn answered(&mut self, is_taken: bool, is_refused: bool, now: Instant, random: f64) -> Finding {
         // (Something may have been refused since.)

@@ -1,9 +1,10 @@
 //! What a target tells people: lines in the log, its state, and what was refused.
 
 use super::delivery::{Event, Refused, Said, Trouble};
+use super::negotiation::protocol_of;
 use super::outcome::{Outcome, Reason};
 use super::progress::Details;
-use super::request::{self, protocol_of};
+use super::request;
 use super::{Phase, Target};
 use crate::clock::now_ms;
 use crate::dead_letter::{NewEntry, RingError};
@@ -37,6 +38,14 @@ impl Target {
                     answer,
                     "a request fails again and again while the target takes others: it is tried beside them"
                 ),
+                Event::NotTaken(why) => tracing::info!(
+                    target = name,
+                    %why,
+                    "data goes to the target in the other protocol; it is asked again in an hour"
+                ),
+                Event::Taken(protocol) => {
+                    tracing::info!(target = name, %protocol, "the target takes this protocol now");
+                }
                 Event::Recovered { failures } => {
                     tracing::info!(target = name, failures, "the target takes data again");
                 }
@@ -156,8 +165,8 @@ impl Target {
 
 pub(super) fn shown(outcome: &Outcome, said: &Said) -> String {
     match outcome {
-        Outcome::Hold(reason) if said.text.is_empty() => reason.to_string(),
-        Outcome::Hold(reason) => format!("{reason}: {}", said.text),
+        Outcome::Hold(reason) | Outcome::WrongProtocol(reason) if said.text.is_empty() => reason.to_string(),
+        Outcome::Hold(reason) | Outcome::WrongProtocol(reason) => format!("{reason}: {}", said.text),
         _ => said_text(said),
     }
 }

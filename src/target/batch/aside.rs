@@ -8,15 +8,15 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
+use super::super::outgoing::Outgoing;
 use super::Batch;
 use super::part::{Chosen, Contents, EntryFacts, Part};
 use super::piece::{Piece, Role};
-use crate::wal::Record;
 
 impl Batch {
     /// Sets entries aside, if there are any that `role` says something of: they go in pieces of their own, behind the others. Only while the batch is
     /// whole. `role` is asked with the record, an entry's series, and whether that came before in the record.
-    pub fn set_aside(&mut self, contents: &dyn Contents, role: impl Fn(&Record, u64, bool) -> Role) {
+    pub fn set_aside(&mut self, contents: &dyn Contents, role: impl Fn(&Outgoing, u64, bool) -> Role) {
         assert!(self.pieces.len() == 1 && self.pieces[0].is_of_whole_records(), "it is whole");
         let mut entries = Vec::new();
         for record in 0..self.records.len() {

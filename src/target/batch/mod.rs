@@ -35,13 +35,14 @@ use std::sync::Arc;
 pub use part::{Chosen, Contents, Entries, EntryFacts, Part, Samples};
 pub use piece::{Piece, Role, Witness};
 
+use super::outgoing::Outgoing;
 use crate::savepoint::{Outcomes, Reason};
-use crate::wal::{Mark, Position, Record};
+use crate::wal::{Mark, Position};
 
 /// A record of a batch, and what became of it so far.
 #[derive(Debug)]
 struct Owed {
-    record: Arc<Record>,
+    record: Arc<Outgoing>,
     /// Parts of it that are in a piece.
     parts: usize,
     outcomes: Outcomes,
@@ -64,16 +65,12 @@ pub struct Completed {
 }
 
 impl Completed {
-    /// Of this record.
+    /// Of this record: what became of what was to be sent, and with it what was not.
     #[must_use]
-    pub fn of(record: &Record, outcomes: Outcomes) -> Completed {
-        let header = &record.header;
-        Completed {
-            from: Mark { position: header.position.previous(), total: header.total_before() },
-            to: record.mark(),
-            next: record.next,
-            outcomes,
-        }
+    pub fn of(record: &Outgoing, outcomes: Outcomes) -> Completed {
+        let mut outcomes = outcomes;
+        outcomes += Outcomes::filtered(record.filtered());
+        Completed { from: record.before(), to: record.mark(), next: record.next, outcomes }
     }
 }
 
@@ -104,7 +101,7 @@ impl Batch {
     ///
     /// # Panics
     /// There must be one at least.
-    pub fn new(records: Vec<Arc<Record>>, is_possibly_delivered: bool) -> Batch {
+    pub fn new(records: Vec<Arc<Outgoing>>, is_possibly_delivered: bool) -> Batch {
         assert!(!records.is_empty(), "a batch has a record");
         let parts = (0..records.len()).map(|record| Part { record, chosen: Chosen::All }).collect();
         let owed = |record| Owed { record, parts: 1, outcomes: Outcomes::default(), entries: None, is_told: false };
@@ -123,27 +120,27 @@ impl Batch {
     }
 
     /// All of its records.
-    pub fn records(&self) -> impl Iterator<Item = &Arc<Record>> + Clone {
+    pub fn records(&self) -> impl Iterator<Item = &Arc<Outgoing>> + Clone {
         self.records.iter().map(|owed| &owed.record)
     }
 
     /// The records that are not told yet.
-    pub fn untold(&self) -> Vec<Arc<Record>> {
+    pub fn untold(&self) -> Vec<Arc<Outgoing>> {
         self.records.iter().filter(|owed| !owed.is_told).map(|owed| owed.record.clone()).collect()
     }
 
     /// The first of the records that are not told yet.
-    pub fn oldest(&self) -> Option<&Record> {
+    pub fn oldest(&self) -> Option<&Outgoing> {
         self.records.iter().find(|owed| !owed.is_told).map(|owed| &*owed.record)
     }
 
     /// Its records, as if there had been no batch.
-    pub fn into_records(self) -> Vec<Arc<Record>> {
+    pub fn into_records(self) -> Vec<Arc<Outgoing>> {
         self.records.into_iter().map(|owed| owed.record).collect()
     }
 
     /// One of its records.
-    pub fn record(&self, number: usize) -> &Arc<Record> {
+    pub fn record(&self, number: usize) -> &Arc<Outgoing> {
         &self.records[number].record
     }
 
@@ -195,6 +192,7 @@ impl Batch {
     }
 
     /// What the front piece holds.
+    /// (Without what is left out of it.)
     pub fn front_samples(&mut self, contents: &dyn Contents) -> Samples {
         let parts = self.pieces.front().expect("something is left").parts.clone();
         let mut samples = Samples::default();
@@ -203,6 +201,7 @@ impl Batch {
             samples.floats += more.floats;
             samples.histograms += more.histograms;
         }
+        samples.histograms -= self.pieces[0].left_out.iter().sum::<u64>();
         samples
     }
 
@@ -225,19 +224,36 @@ impl Batch {
         let (first, last) = piece.records();
         let mut refused_left = refused;
         let mut taken = 0;
-        for part in piece.parts.iter().rev() {
-            let samples = self.samples_of(part, contents).all();
+        for (number, part) in piece.parts.iter().enumerate().rev() {
+            let left_out = piece.left_out.get(number).copied().unwrap_or_default();
+            let samples = self.samples_of(part, contents).all() - left_out;
             let refused = refused_left.min(samples);
             refused_left -= refused;
             taken += samples - refused;
             let owed = &mut self.records[part.record];
             owed.outcomes += Outcomes::delivered(samples - refused);
             owed.outcomes += Outcomes::refused(reason, refused);
+            owed.outcomes += Outcomes::dropped(left_out);
             owed.parts -= 1;
         }
         debug_assert_eq!(refused_left, 0, "no more is refused than was sent");
         if refused > 0 && taken > 0 && first < last {
             self.taken_in_part.push(first..=last);
+        }
+    }
+
+    /// Of the front piece, which is being sent, so many samples are left out, part by part.
+    pub fn leaves_out(&mut self, left_out: Vec<u64>) {
+        self.pieces.front_mut().expect("something is left").left_out = left_out;
+    }
+
+    /// What was booked last was the first half of something that was refused, and nothing of it was: so the culprit is in the other half.
+    pub fn front_was_settled_whole(&mut self) {
+        if let Some(next) = self.front_mut()
+            && std::mem::take(&mut next.is_bad_if_left_was_taken)
+            && !next.is_possibly_delivered
+        {
+            next.is_known_bad = true;
         }
     }
 
@@ -278,6 +294,7 @@ impl Batch {
             piece.parts.retain(|part| !is_dropped(records, part));
             // What was proved may be of what is dropped.
             (piece.is_known_bad, piece.is_bad_if_left_was_taken) = (false, false);
+            piece.left_out.clear();
         }
         self.pieces.retain(|piece| !piece.parts.is_empty());
         for owed in records.iter_mut().filter(|owed| owed.record.header.position <= to) {

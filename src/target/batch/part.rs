@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::wal::Record;
+use super::super::outgoing::Outgoing;
 
 /// What is to be known of one entry of a request: one time series message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub type Entries = Option<Arc<[EntryFacts]>>;
 /// Looks into records; asked only where it must be known.
 pub trait Contents {
     /// The entries of a record.
-    fn entries(&self, record: &Record) -> Entries;
+    fn entries(&self, record: &Outgoing) -> Entries;
 }
 
 /// Float samples and histograms.

@@ -60,6 +60,8 @@ pub struct Piece {
     pub strikes: u32,
     /// When it was first refused, and not believed yet.
     pub refused_at: Option<Instant>,
+    /// Samples that are not in the request, because its protocol has no place for them: of each part. Empty: none. Known once it is being sent.
+    pub left_out: Vec<u64>,
 }
 
 impl Piece {
@@ -78,6 +80,7 @@ impl Piece {
             failing_since: None,
             strikes: 0,
             refused_at: None,
+            left_out: Vec::new(),
         }
     }
 

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use super::super::batch::{Batch, Chosen, Part};
 use super::super::culprits::Suspect;
+use super::super::outgoing::Outgoing;
 use super::super::window::BatchId;
 use super::words::{AttemptId, Lane, Refused, Said};
-use crate::wal::Record;
 use crate::wal::record::Kind;
 
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(super) struct Refusals {
 }
 
 impl Active {
-    pub fn new(lane: Lane, records: Vec<Arc<Record>>, is_possibly_delivered: bool) -> Active {
+    pub fn new(lane: Lane, records: Vec<Arc<Outgoing>>, is_possibly_delivered: bool) -> Active {
         let first = records.first().expect("a batch has a record");
         Active {
             lane,
@@ -76,12 +76,12 @@ impl Active {
     }
 }
 
-pub(super) fn parts_of(batch: &Batch, parts: &[Part]) -> Vec<(Arc<Record>, Chosen)> {
+pub(super) fn parts_of(batch: &Batch, parts: &[Part]) -> Vec<(Arc<Outgoing>, Chosen)> {
     parts.iter().map(|part| (batch.record(part.record).clone(), part.chosen.clone())).collect()
 }
 
 /// A number that is equal for equal forwarded headers.
-fn headers_of(record: &Record) -> u64 {
+fn headers_of(record: &Outgoing) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
     if record.meta.forwarded.is_empty() {
         return 0;

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::super::batch::{Contents, Role, Witness};
 use super::super::culprits::Suspect;
-use super::super::outcome::Outcome;
+use super::super::outcome::{Outcome, Reason as HoldReason};
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
 use super::active::{Refusals, parts_of};
@@ -23,7 +23,14 @@ impl Delivery {
         random: f64,
     ) {
         let Some(flight) = self.flights.remove(&id) else { return };
+        if matches!(outcome, Outcome::Accepted { .. }) {
+            self.takes_protocol(flight.protocol);
+        }
         match flight.what.clone() {
+            What::Protocol { batch } => {
+                self.protocol_answered(batch, &flight, outcome, said, contents, now, random);
+                self.finish(batch, now);
+            }
             What::Empty { is_curious: true, .. } => self.curiosity_answered(&flight, &outcome, now, random),
             What::Empty { question_about, .. } => {
                 self.question_answered(&flight, question_about, outcome, said.status.is_some(), now, random);
@@ -60,6 +67,15 @@ impl Delivery {
                         self.out_of_trouble();
                         self.too_large(batch, &flight, said, contents, now);
                     }
+                    // The same data goes in the other one.
+                    Outcome::WrongProtocol(ref reason) if self.takes_not(flight.protocol, reason, now) => {
+                        self.pace.refused(now, flight.ticket);
+                        self.out_of_trouble();
+                    }
+                    Outcome::WrongProtocol(reason) => {
+                        let outcome = Outcome::Hold(reason);
+                        self.failed(batch, &flight, question_about, &outcome, said, contents, now, random);
+                    }
                     Outcome::Retry { .. } | Outcome::Hold(_) => {
                         self.failed(batch, &flight, question_about, &outcome, said, contents, now, random);
                     }
@@ -67,6 +83,49 @@ impl Delivery {
                 self.finish(batch, now);
             }
         }
+    }
+
+    /// Whether the target takes 2.0 was asked before a batch. What fails then is as if that batch had failed.
+    #[allow(clippy::too_many_arguments, reason = "an attempt and all that is known of its end")]
+    fn protocol_answered(
+        &mut self,
+        id: BatchId,
+        flight: &Flight,
+        outcome: Outcome,
+        said: Said,
+        contents: &dyn Contents,
+        now: Instant,
+        random: f64,
+    ) {
+        let active = self.batches.get_mut(&id).expect("a batch in flight is there");
+        active.flight = None;
+        let failure = match outcome {
+            Outcome::Accepted { .. } | Outcome::Refused => {
+                // (Who says what he has written takes 2.0, even if he takes no empty request.)
+                self.takes_protocol(flight.protocol);
+                self.pace.success(now, flight.ticket, true);
+                self.out_of_trouble();
+                self.last_accepted = self.last_accepted.max(Some(flight.started));
+                return;
+            }
+            Outcome::WrongProtocol(reason) => {
+                if self.takes_not(flight.protocol, &reason, now) {
+                    self.pace.refused(now, flight.ticket);
+                    self.out_of_trouble();
+                    return;
+                }
+                Outcome::Hold(reason)
+            }
+            Outcome::TooLarge => Outcome::Hold(HoldReason::Status(413)),
+            // No data was in it.
+            Outcome::Retry { retry_after, is_throttled, .. } => {
+                Outcome::Retry { retry_after, is_throttled, may_have_arrived: false, timed_out: false }
+            }
+            Outcome::Hold(reason) => Outcome::Hold(reason),
+        };
+        let active = self.batches.get_mut(&id).expect("it is there");
+        active.was_attempted = true;
+        self.failed(id, flight, None, &failure, said, contents, now, random);
     }
 
     /// A piece was accepted, all of it but `refused` samples.
@@ -97,12 +156,10 @@ impl Delivery {
         active.refusals.refused_at = None;
         active.batch.book(refused, reason, contents);
         // The larger piece was refused, its first half was not: the culprit is in the other.
-        if let Some(next) = active.batch.front_mut()
-            && std::mem::take(&mut next.is_bad_if_left_was_taken)
-            && refused == 0
-            && !next.is_possibly_delivered
-        {
-            next.is_known_bad = true;
+        if refused == 0 {
+            active.batch.front_was_settled_whole();
+        } else if let Some(next) = active.batch.front_mut() {
+            next.is_bad_if_left_was_taken = false;
         }
         if is_witness {
             active.batch.witness_was_taken();
@@ -299,6 +356,11 @@ impl Delivery {
     fn curiosity_answered(&mut self, flight: &Flight, outcome: &Outcome, now: Instant, random: f64) {
         let is_taken = matches!(outcome, Outcome::Accepted { .. });
         let is_refused = matches!(outcome, Outcome::Refused);
+        if let Outcome::WrongProtocol(reason) = outcome
+            && self.takes_not(flight.protocol, reason, now)
+        {
+            self.suspicion.asks_again();
+        }
         match (is_taken, is_refused) {
             (true, _) => self.pace.success(now, flight.ticket, false),
             (_, true) => self.pace.refused(now, flight.ticket),
@@ -322,10 +384,20 @@ impl Delivery {
         random: f64,
     ) {
         let has_backlog = !self.batches.is_empty();
+        let outcome = match outcome {
+            Outcome::WrongProtocol(reason) if self.takes_not(flight.protocol, &reason, now) => {
+                // It is asked again, in the other one.
+                self.pace.refused(now, flight.ticket);
+                self.suspicion.unanswered();
+                return;
+            }
+            Outcome::WrongProtocol(reason) => Outcome::Hold(reason),
+            other => other,
+        };
         let (is_taken, is_refused) = match &outcome {
             Outcome::Accepted { .. } => (true, false),
             Outcome::Refused => (false, true),
-            Outcome::TooLarge | Outcome::Hold(_) => (false, false),
+            Outcome::TooLarge | Outcome::Hold(_) | Outcome::WrongProtocol(_) => (false, false),
             // Something answers, and data was taken before: who waits for a better answer waits for ever.
             Outcome::Retry { is_throttled: false, .. } if has_status && self.suspicion.has_waited(now) => {
                 (false, false)

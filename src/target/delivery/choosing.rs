@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use super::super::batch::{Completed, Contents, Piece, Role, Samples};
 use super::super::culprits::{Culprits, Suspect};
+use super::super::negotiation::{Choice, protocol_of};
+use super::super::outgoing::Outgoing;
 use super::super::pace::May;
 use super::super::queue::{Limits, RECORDS_MAX};
 use super::super::window::BatchId;
 use super::active::{Active, keyed, parts_of};
 use super::senders::Senders;
 use super::{Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What};
+use crate::protocol::Protocol;
 use crate::savepoint::{Cuts, Outcomes};
-use crate::wal::Record;
 
 /// A target that answers within this time gets one request at a time.
 const SOON: Duration = Duration::from_millis(20);
@@ -57,7 +59,7 @@ fn go_beside(active: &mut Active, left: &HashSet<u64>, contents: &dyn Contents) 
 }
 
 /// How each entry of a lane's records is to be sent. (Of who is hopeless the culprits need not be known one by one.)
-pub(super) fn roles(culprits: &Culprits, senders: &Senders, lane: Lane) -> impl Fn(&Record, u64, bool) -> Role {
+pub(super) fn roles(culprits: &Culprits, senders: &Senders, lane: Lane) -> impl Fn(&Outgoing, u64, bool) -> Role {
     move |record, series, is_repeat| {
         let sender = record.meta.sender;
         match culprits.role(Suspect::new(series, sender), is_repeat) {
@@ -290,7 +292,7 @@ impl Delivery {
         let (Some(limit), Some(wall_ms)) = (self.rules.sample_age_limit, wall_ms) else { return };
         let limit_ms = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
         let oldest = wall_ms.saturating_sub(limit_ms);
-        let is_old = |record: &Record| record.header.counts.ledger_samples() > 0 && record.header.times.max < oldest;
+        let is_old = |record: &Outgoing| record.header.counts.ledger_samples() > 0 && record.header.times.max < oldest;
         for lane in &mut self.lanes {
             for record in lane.queue.take_out(is_old) {
                 self.completed.push(Completed::of(&record, Outcomes::expired(record.header.counts.ledger_samples())));
@@ -430,6 +432,10 @@ impl Delivery {
             May::Now => {}
             other => return Err(other),
         }
+        let protocol = match self.protocol_for(protocol_of(self.batches[&id].kind), now) {
+            Choice::Send(protocol) => protocol,
+            Choice::Ask => return self.ask_for_protocol(id, now).ok_or(May::AfterAnswer),
+        };
         self.set_aside(id, contents);
         if self.is_behind_poison(id, contents) {
             return Err(May::AfterAnswer);
@@ -453,6 +459,7 @@ impl Delivery {
             }
         }
         let active = self.batches.get_mut(&id).expect("it was looked at");
+        active.batch.leaves_out(Vec::new());
         let bytes = active.batch.front_bytes();
         let samples = active.batch.front_samples(contents);
         let attempt = AttemptId(self.next_attempt);
@@ -479,8 +486,32 @@ impl Delivery {
         self.budget.refill();
         self.count_start(lane);
         let what = What::Piece { batch: id, question_about: question_about.filter(|about| *about != id) };
-        self.flights.insert(attempt, Flight { what, ticket, started: now, samples, bytes });
-        Ok(Next::Start(Box::new(Attempt { id: attempt, kind, forwarded, parts, samples })))
+        self.flights.insert(attempt, Flight { what, ticket, started: now, samples, bytes, protocol });
+        let is_confirmed = self.negotiation.is_confirmed(protocol);
+        Ok(Next::Start(Box::new(Attempt { id: attempt, kind, protocol, is_confirmed, forwarded, parts, samples })))
+    }
+
+    /// Asks whether the target takes 2.0, with the headers of the batch that would be sent next: its failure is that batch's. `None` while that is
+    /// being asked already.
+    fn ask_for_protocol(&mut self, id: BatchId, now: Instant) -> Option<Next> {
+        if self.flights.values().any(|flight| matches!(flight.what, What::Protocol { .. })) {
+            return None;
+        }
+        let protocol = Protocol::V2;
+        let attempt = AttemptId(self.next_attempt);
+        self.next_attempt += 1;
+        let ticket = self.pace.start(now, 0, 0);
+        if self.trouble.is_some() {
+            self.trouble_attempts += 1;
+        }
+        let active = self.batches.get_mut(&id).expect("it was looked at");
+        active.flight = Some(attempt);
+        let (kind, forwarded) = (active.kind, active.batch.record(0).meta.forwarded.clone());
+        let what = What::Protocol { batch: id };
+        let (started, samples) = (now, Samples::default());
+        self.flights.insert(attempt, Flight { what, ticket, started, samples, bytes: 0, protocol });
+        let (parts, is_confirmed) = (Vec::new(), false);
+        Some(Next::Start(Box::new(Attempt { id: attempt, kind, protocol, is_confirmed, forwarded, parts, samples })))
     }
 
     pub(super) fn count_start(&mut self, lane: Lane) {
@@ -507,15 +538,23 @@ impl Delivery {
         let attempt = AttemptId(self.next_attempt);
         self.next_attempt += 1;
         self.suspicion.asks();
+        // (Where it is not known whether it takes 2.0, the answer shows that as well.)
+        let protocol = match self.protocol_for(protocol_of(self.last_kind), now) {
+            Choice::Send(protocol) => protocol,
+            Choice::Ask => Protocol::V2,
+        };
         let ticket = self.pace.start(now, 0, 0);
         if self.trouble.is_some() {
             self.trouble_attempts += 1;
         }
         let what = What::Empty { question_about, is_curious };
-        self.flights.insert(attempt, Flight { what, ticket, started: now, samples: Samples::default(), bytes: 0 });
+        let (started, samples) = (now, Samples::default());
+        self.flights.insert(attempt, Flight { what, ticket, started, samples, bytes: 0, protocol });
         let attempt = Attempt {
             id: attempt,
             kind: self.last_kind,
+            protocol,
+            is_confirmed: self.negotiation.is_confirmed(protocol),
             forwarded: self.last_forwarded.clone(),
             parts: Vec::new(),
             samples: Samples::default(),

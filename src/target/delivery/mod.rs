@@ -60,14 +60,17 @@ use budget::Budget;
 use senders::Senders;
 pub use words::{Attempt, AttemptId, Event, Lane, Next, Refused, Resume, Rules, Said, Trouble};
 
-use super::batch::{Completed, Samples};
+use super::batch::{Completed, Contents, Samples};
 use super::culprits::Culprits;
+use super::negotiation::{Choice, Negotiation};
+use super::outcome::Reason as HoldReason;
+use super::outgoing::Outgoing;
 use super::pace::{Limits as PaceLimits, Pace, Ticket};
 use super::queue::Queue;
 use super::suspicion::Suspicion;
 use super::window::{BatchId, Window};
-use crate::savepoint::Learned;
-use crate::wal::Record;
+use crate::protocol::Protocol;
+use crate::savepoint::{Learned, Reason};
 use crate::wal::record::Kind;
 
 /// How often what was long ago is forgotten.
@@ -77,6 +80,8 @@ const FORGET_INTERVAL: Duration = Duration::from_secs(10);
 enum What {
     /// A piece of a batch. As a question: about another batch.
     Piece { batch: BatchId, question_about: Option<BatchId> },
+    /// An empty request: whether the target takes 2.0, before a batch is sent.
+    Protocol { batch: BatchId },
     /// An empty request.
     Empty { question_about: Option<BatchId>, is_curious: bool },
 }
@@ -88,6 +93,7 @@ struct Flight {
     started: Instant,
     samples: Samples,
     bytes: u64,
+    protocol: Protocol,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +119,9 @@ pub struct Delivery {
     next_batch: u64,
     next_attempt: u64,
     suspicion: Suspicion,
+    negotiation: Negotiation,
+    /// A moment, and when that was in seconds since 1970. (By a clock that is set nothing is done sooner or later.)
+    clock: (Instant, u32),
     culprits: Culprits,
     senders: Senders,
     /// When what was long ago is forgotten next.
@@ -142,7 +151,7 @@ impl Delivery {
     /// Of a target that goes on where a former life ended.
     #[must_use]
     pub fn new(rules: Rules, pace: PaceLimits, resume: Resume, now: Instant) -> Delivery {
-        let Resume { cuts, unsure, learned, is_paused } = resume;
+        let Resume { cuts, unsure, learned, is_paused, wall_s } = resume;
         let mut lanes: [LaneState; 2] = Default::default();
         lanes[0].queue.resume(cuts, unsure);
         Delivery {
@@ -155,6 +164,8 @@ impl Delivery {
             next_batch: 0,
             next_attempt: 0,
             suspicion: Suspicion::new(rules.suspect_after, rules.hold, learned.has_delivered, learned.takes_empty),
+            negotiation: Negotiation::new(rules.protocol, learned.takes),
+            clock: (now, wall_s),
             culprits: Culprits::default(),
             senders: Senders::default(),
             forgets_at: now + FORGET_INTERVAL,
@@ -181,7 +192,7 @@ impl Delivery {
     }
 
     /// A record was read.
-    pub fn read(&mut self, lane: Lane, record: Arc<Record>) {
+    pub fn read(&mut self, lane: Lane, record: Arc<Outgoing>) {
         self.lanes[lane as usize].queue.push(record);
     }
 
@@ -214,6 +225,30 @@ impl Delivery {
     #[must_use]
     pub fn has_completed(&self) -> bool {
         !self.completed.is_empty()
+    }
+
+    /// Of what an attempt carries the protocol cannot express so many samples, part by part: they are left out, and dropped if the rest is settled.
+    pub fn leaves_out(&mut self, id: AttemptId, left_out: Vec<u64>) {
+        let Some(flight) = self.flights.get_mut(&id) else { return };
+        // (Only histograms can be beyond a protocol.)
+        flight.samples.histograms -= left_out.iter().sum::<u64>();
+        if let What::Piece { batch, .. } = flight.what
+            && let Some(active) = self.batches.get_mut(&batch)
+        {
+            active.batch.leaves_out(left_out);
+        }
+    }
+
+    /// There is nothing to send in an attempt: what it was for is settled by that. It says nothing about the target.
+    pub fn unsent(&mut self, id: AttemptId, contents: &dyn Contents, now: Instant) {
+        let Some(flight) = self.flights.remove(&id) else { return };
+        self.pace.abandon(now, flight.ticket);
+        let What::Piece { batch, .. } = flight.what else { return };
+        let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
+        active.flight = None;
+        active.batch.book(0, Reason::Partial, contents);
+        active.batch.front_was_settled_whole();
+        self.finish(batch, now);
     }
 
     /// Records all of which is known, since the last call.
@@ -287,6 +322,35 @@ impl Delivery {
     pub fn learned(&self) -> Learned {
         let (has_delivered, takes_empty) = self.suspicion.learned();
         let bytes_max = self.learned_bytes.map(|bytes| bytes as u32);
-        Learned { has_delivered, takes_empty, bytes_max, ..Learned::default() }
+        Learned { has_delivered, takes_empty, bytes_max, takes: self.negotiation.learned(), ..Learned::default() }
+    }
+
+    /// In seconds since 1970.
+    fn wall_s(&self, now: Instant) -> u32 {
+        let (then, wall_s) = self.clock;
+        let since = now.saturating_duration_since(then).as_secs();
+        wall_s.saturating_add(u32::try_from(since).unwrap_or(u32::MAX))
+    }
+
+    /// How data is sent now that was received in a protocol.
+    #[must_use]
+    pub fn protocol_for(&self, received: Protocol, now: Instant) -> Choice {
+        self.negotiation.choose(received, self.wall_s(now))
+    }
+
+    /// An answer has shown that the target takes a protocol.
+    fn takes_protocol(&mut self, protocol: Protocol) {
+        if self.negotiation.taken(protocol) {
+            self.events.push(Event::Taken(protocol));
+        }
+    }
+
+    /// An answer has shown that the target does not take a protocol. Whether the data may go in the other one at once.
+    fn takes_not(&mut self, protocol: Protocol, reason: &HoldReason, now: Instant) -> bool {
+        let may_go = self.negotiation.not_taken(protocol, self.wall_s(now));
+        if may_go {
+            self.events.push(Event::NotTaken(reason.clone()));
+        }
+        may_go
     }
 }

@@ -5,11 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::super::backoff::Backoff;
 use super::super::batch::{Chosen, Samples};
+use super::super::negotiation::ProtocolRule;
 use super::super::outcome::Reason as HoldReason;
+use super::super::outgoing::Outgoing;
 use super::super::window::UNSETTLED_MAX;
+use crate::protocol::Protocol;
 use crate::savepoint::{Cut, Learned, Reason};
+use crate::wal::Position;
 use crate::wal::record::Kind;
-use crate::wal::{Position, Record};
 
 /// How a target is delivered to; checked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -30,6 +33,8 @@ pub struct Rules {
     pub backlog_share: f64,
     /// After answers that ask for somebody's attention, and for what fails alone.
     pub hold: Backoff,
+    /// In which protocol data is sent.
+    pub protocol: ProtocolRule,
 }
 
 /// The window has a place for each batch.
@@ -77,10 +82,14 @@ pub struct Attempt {
     pub id: AttemptId,
     /// As its records were received.
     pub kind: Kind,
+    /// As it is sent.
+    pub protocol: Protocol,
+    /// An answer has shown that the target takes that.
+    pub is_confirmed: bool,
     /// Headers that came with the data.
     pub forwarded: Vec<(String, Vec<u8>)>,
     /// What of which records; empty for a question.
-    pub parts: Vec<(Arc<Record>, Chosen)>,
+    pub parts: Vec<(Arc<Outgoing>, Chosen)>,
     /// In it.
     pub samples: Samples,
 }
@@ -109,7 +118,7 @@ pub struct Refused {
     /// As received.
     pub kind: Kind,
     /// What of which records.
-    pub parts: Vec<(Arc<Record>, Chosen)>,
+    pub parts: Vec<(Arc<Outgoing>, Chosen)>,
     /// Why.
     pub reason: Reason,
     /// The answer.
@@ -129,6 +138,10 @@ pub enum Event {
     BeganHolding(HoldReason),
     /// It refuses everything, and empty requests too.
     BeganSuspect,
+    /// It does not take this protocol: data goes in the other one, and it is asked again in an hour.
+    NotTaken(HoldReason),
+    /// It takes this protocol now, which it did not.
+    Taken(Protocol),
     /// A batch fails while others pass.
     Isolated {
         /// Its first record.
@@ -163,4 +176,6 @@ pub struct Resume {
     pub learned: Learned,
     /// By an operator.
     pub is_paused: bool,
+    /// Now, in seconds since 1970.
+    pub wall_s: u32,
 }

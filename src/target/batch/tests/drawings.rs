@@ -68,7 +68,7 @@ fn all_entries_of_a_series_move_together_when_it_is_set_aside() {
 fn what_comes_behind_the_first_entry_that_is_set_aside_does_not_overtake_it() {
     let fakes = Fakes::of(&["abc", "cab", "abc"]);
     let of_the_second = |role| {
-        move |record: &Record, of, _| match (record.header.position, of == series('c')) {
+        move |record: &Outgoing, of, _| match (record.header.position, of == series('c')) {
             (Position(2), true) => role,
             _ => Role::Main,
         }
@@ -198,7 +198,7 @@ fn nothing_is_singled_out_beside_what_does_not_tell() {
 
 #[test]
 fn of_a_duplicate_what_comes_again_goes_aside_alone_but_nothing_overtakes_it() {
-    let again = |_: &Record, _, is_repeat| if is_repeat { Role::Culprits } else { Role::Main };
+    let again = |_: &Outgoing, _, is_repeat| if is_repeat { Role::Culprits } else { Role::Main };
     let fakes = Fakes::of(&["abbc"]);
     let mut batch = fakes.batch();
     batch.set_aside(&fakes, again);

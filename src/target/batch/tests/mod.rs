@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::*;
 use crate::wal::record::{Counts, Header, Kind, Meta, TimeRange};
-use crate::wal::{Place, SegmentId};
+use crate::wal::{Place, Record, SegmentId};
 
 /// A record as a test writes it down: a letter for each entry's series; behind a `?`, if nobody can look into it.
 #[derive(Clone, Debug)]
@@ -50,13 +50,13 @@ impl Fakes {
         Fakes(texts.iter().map(|text| Fake::of(text)).collect())
     }
 
-    fn records(&self) -> Vec<Arc<Record>> {
+    fn records(&self) -> Vec<Arc<Outgoing>> {
         let mut total = 0;
         let record = |(fake, position): (&Fake, u64)| {
             let (samples, histograms) = (fake.sum(|entry| entry.samples), fake.sum(|entry| entry.histograms));
             total += u64::from(samples) + u64::from(histograms);
             let series = fake.series.len() as u32;
-            Arc::new(Record {
+            Arc::new(Outgoing::whole(Record {
                 header: Header {
                     kind: Kind::Write1,
                     flags: 0,
@@ -74,7 +74,7 @@ impl Fakes {
                 meta: Meta { forwarded: Vec::new(), sender: None },
                 body: bytes::Bytes::new(),
                 next: Place { segment: SegmentId(1), offset: position * 1024 },
-            })
+            }))
         };
         self.0.iter().zip(1..).map(record).collect()
     }
@@ -118,14 +118,14 @@ impl Fakes {
 }
 
 impl Contents for Fakes {
-    fn entries(&self, record: &Record) -> Entries {
+    fn entries(&self, record: &Outgoing) -> Entries {
         let fake = &self.0[record.header.position.0 as usize - 1];
         (!fake.is_opaque).then(|| fake.entries().into())
     }
 }
 
 /// Everything of some series, whatever the record.
-fn all_of(letters: &str, role: Role) -> impl Fn(&Record, u64, bool) -> Role {
+fn all_of(letters: &str, role: Role) -> impl Fn(&Outgoing, u64, bool) -> Role {
     let letters: HashSet<u64> = letters.chars().map(series).collect();
     move |_, series, _| if letters.contains(&series) { role } else { Role::Main }
 }

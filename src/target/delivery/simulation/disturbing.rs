@@ -1,5 +1,6 @@
 //! What comes in between: crashes, power cuts, drops, seeks and pauses.
 
+use super::log::EPOCH_MS;
 use super::setup::{Disturbances, pace};
 use super::{AttemptId, Cuts, Delivery, Due, Position, Resume, World};
 use crate::wal::Place;
@@ -113,6 +114,7 @@ impl World {
             unsure: self.savepoint.doubtful,
             learned: self.savepoint.learned,
             is_paused: false,
+            wall_s: (EPOCH_MS / 1000) as u32 + self.elapsed().as_secs() as u32,
         }
     }
 }

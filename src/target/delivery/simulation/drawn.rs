@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::log::{Entry, Fake};
 use super::setup::{Setup, ms, rules, seconds};
 use super::target::{Empty, Known, Manners, Spell};
+use crate::protocol::Protocol;
 use crate::savepoint::Learned;
 use crate::target::delivery::Rules;
 use crate::wal::record::Kind;
@@ -15,18 +16,26 @@ fn some_records(random: &mut fastrand::Rng, records: usize, interval: Duration) 
     let (tenants, senders) = (random.u8(1..3), random.u8(1..4));
     let has_opaque = random.u8(0..5) == 0;
     let kinds = random.u8(0..4);
+    let (has_rules, has_custom) = (random.u8(0..4) == 0, random.bool());
     (0..records as u32)
         .map(|number| {
-            let entries = (0..random.usize(1..7)).map(|_| {
+            let kind = if kinds == 0 && random.u8(0..3) == 0 { Kind::Write2 } else { Kind::Write1 };
+            let is_filtered = has_rules && random.u8(0..3) == 0;
+            let least = usize::from(!is_filtered || random.bool());
+            let entries = (0..random.usize(least..7 * least + 1)).map(|_| {
                 let histograms = u32::from(random.u8(0..8) == 0);
-                Entry { series: random.u64(0..series), floats: random.u32(0..3), histograms }
+                let is_custom = has_custom && kind == Kind::Write2 && random.u8(0..4) == 0;
+                let (floats, histograms) = if is_custom { (0, 1) } else { (random.u32(0..3), histograms) };
+                Entry { series: random.u64(0..series), floats, histograms, is_custom }
             });
             let entries: Vec<Entry> = entries.collect();
+            let filtered = if is_filtered { random.u32(1..5) } else { 0 };
             Fake {
                 entries,
                 tenant: random.u8(0..tenants),
                 sender: random.u8(1..=senders),
-                kind: if kinds == 0 && random.u8(0..3) == 0 { Kind::Write2 } else { Kind::Write1 },
+                kind,
+                filtered,
                 is_opaque: has_opaque && random.u8(0..10) == 0,
                 age: seconds([0, 3600][random.usize(0..2)]),
                 at: interval * number,
@@ -56,7 +65,9 @@ fn some_manners(random: &mut fastrand::Rng, log: &[Fake]) -> Manners {
     }
     for _ in 0..random.usize(0..4) {
         let position = random.usize(0..log.len());
-        manners.cursed_entries.insert((position as u64 + 1, random.usize(0..log[position].entries.len()) as u32));
+        manners
+            .cursed_entries
+            .insert((position as u64 + 1, random.usize(0..log[position].entries.len().max(1)) as u32));
     }
     if random.u8(0..3) == 0 {
         manners.cursed_series.insert(random.u64(0..10));
@@ -82,6 +93,10 @@ fn some_manners(random: &mut fastrand::Rng, log: &[Fake]) -> Manners {
         let from = seconds(random.u64(0..60));
         let spell = [Spell::Down, Spell::Locked, Spell::Mad, Spell::Gone, Spell::Mute][random.usize(0..5)];
         manners.spells.push((from, from + ms(random.u64(10..40_000)), spell));
+    }
+    if random.u8(0..4) == 0 {
+        let lacked = if random.bool() { Protocol::V2 } else { Protocol::V1 };
+        manners.lacks = Some((lacked, seconds(random.u64(1..100_000))));
     }
     manners
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::target::batch::{Contents, Entries, EntryFacts};
+use crate::target::outgoing::Outgoing;
 use crate::wal::record::{Counts, Header, Kind, Meta, TimeRange};
 use crate::wal::{Mark, Place, Position, Record, SegmentId};
 
@@ -21,6 +22,8 @@ pub(super) struct Entry {
     pub series: u64,
     pub floats: u32,
     pub histograms: u32,
+    /// Its histograms have no place in 1.0.
+    pub is_custom: bool,
 }
 
 impl Entry {
@@ -42,6 +45,8 @@ pub(super) struct Fake {
     pub tenant: u8,
     pub sender: u8,
     pub kind: Kind,
+    /// Samples that the target's rules have taken out.
+    pub filtered: u32,
     /// Nobody can look into it.
     pub is_opaque: bool,
     /// When it can be read.
@@ -52,12 +57,14 @@ pub(super) struct Fake {
 
 impl Fake {
     pub fn of(series: impl IntoIterator<Item = u64>) -> Fake {
-        let entries = series.into_iter().map(|series| Entry { series, floats: 1, histograms: 0 }).collect();
+        let entries =
+            series.into_iter().map(|series| Entry { series, floats: 1, histograms: 0, is_custom: false }).collect();
         Fake {
             entries,
             tenant: 0,
             sender: 1,
             kind: Kind::Write1,
+            filtered: 0,
             is_opaque: false,
             at: Duration::ZERO,
             age: Duration::ZERO,
@@ -84,7 +91,7 @@ impl Fake {
 #[derive(Debug, Default)]
 pub(super) struct FakeLog {
     pub fakes: Vec<Fake>,
-    pub records: Vec<Arc<Record>>,
+    pub records: Vec<Arc<Outgoing>>,
 }
 
 impl FakeLog {
@@ -96,7 +103,9 @@ impl FakeLog {
             .map(|(fake, position)| {
                 let sum = |of: fn(&Entry) -> u32| fake.entries.iter().map(of).sum::<u32>();
                 let (samples, histograms) = (sum(|entry| entry.floats), sum(|entry| entry.histograms));
-                total += u64::from(samples) + u64::from(histograms);
+                total += u64::from(samples) + u64::from(histograms) + u64::from(fake.filtered);
+                let series = fake.entries.len() as u32;
+                let left = Counts { samples, histograms, exemplars: 0, series, metadata: 0 };
                 let bytes = 40 + 60 * fake.entries.len() as u32;
                 let received_ms = EPOCH_MS + fake.at.as_millis() as i64;
                 let sample_ms = received_ms - fake.age.as_millis() as i64;
@@ -104,7 +113,7 @@ impl FakeLog {
                     0 => Vec::new(),
                     tenant => vec![("x-scope-orgid".to_owned(), vec![tenant])],
                 };
-                Arc::new(Record {
+                let record = Record {
                     header: Header {
                         kind: fake.kind,
                         flags: 0,
@@ -114,13 +123,7 @@ impl FakeLog {
                         meta_len: 0,
                         body_crc: 0,
                         received_ms,
-                        counts: Counts {
-                            samples,
-                            histograms,
-                            exemplars: 0,
-                            series: fake.entries.len() as u32,
-                            metadata: 0,
-                        },
+                        counts: Counts { samples: samples + fake.filtered, ..left },
                         times: TimeRange { min: sample_ms, max: sample_ms },
                         unacknowledged: 0,
                         decoded_len: 2 * bytes,
@@ -128,7 +131,9 @@ impl FakeLog {
                     meta: Meta { forwarded, sender: Some(sender(fake.sender)) },
                     body: bytes::Bytes::new(),
                     next: Place { segment: SegmentId(1), offset: position * 1024 },
-                })
+                };
+                let decoded_len = if series == 0 { 0 } else { 2 * bytes };
+                Arc::new(Outgoing::rewritten(record, vec![0; bytes as usize].into(), decoded_len, left))
             })
             .collect();
         FakeLog { fakes, records }
@@ -160,7 +165,7 @@ impl FakeLog {
 }
 
 impl Contents for FakeLog {
-    fn entries(&self, record: &Record) -> Entries {
+    fn entries(&self, record: &Outgoing) -> Entries {
         let fake = self.fake(record.header.position.0);
         let facts = |e: &Entry| EntryFacts { series: e.series, samples: e.floats, histograms: e.histograms };
         (!fake.is_opaque).then(|| fake.entries.iter().map(facts).collect())

@@ -31,7 +31,7 @@ use setup::{Disturbances, Setup, ms, pace, seconds};
 use target::{Asked, Manners, Store, Verdict};
 
 use super::super::UNBOOKED_MAX;
-use super::super::batch::Part;
+use super::super::batch::{Chosen, Part};
 use super::super::outcome::Outcome;
 use super::*;
 use crate::savepoint::{Cut, Cuts, Reason, Savepoint};
@@ -41,6 +41,7 @@ use crate::wal::Position;
 struct Request {
     batch: Option<BatchId>,
     lane: Option<Lane>,
+    protocol: Protocol,
     kind: Kind,
     entries: Vec<EntryId>,
     keys: HashSet<Key>,
@@ -98,7 +99,8 @@ impl World {
         let Setup { seed, log, rules, manners, disturbances, has_two_lanes, learned } = setup;
         let zero = Instant::now() + seconds(1000);
         let log = FakeLog::new(log);
-        let delivery = Delivery::new(rules, pace(&rules), Resume { learned, ..Resume::default() }, zero);
+        let resume = Resume { learned, wall_s: (EPOCH_MS / 1000) as u32, ..Resume::default() };
+        let delivery = Delivery::new(rules, pace(&rules), resume, zero);
         let lane_end = has_two_lanes.then(|| log.end() / 2);
         let read = [0, lane_end.unwrap_or_default()];
         World {
@@ -277,7 +279,7 @@ impl World {
     }
 
     fn start(&mut self, attempt: Attempt) {
-        let Attempt { id, kind, forwarded, parts, samples } = attempt;
+        let Attempt { id, kind, protocol, is_confirmed: _, forwarded, parts, samples } = attempt;
         let mut entries = Vec::new();
         for (record, chosen) in &parts {
             let position = record.header.position.0;
@@ -295,6 +297,25 @@ impl World {
         }
         let sum: u64 = entries.iter().map(|id| self.log.entry(*id).samples()).sum();
         assert_eq!(sum, samples.all(), "seed {}", self.seed);
+        // What the protocol has no place for is left out.
+        let has_place =
+            |id: &EntryId| !(kind == Kind::Write2 && protocol == Protocol::V1 && self.log.entry(*id).is_custom);
+        let left_out = |(record, chosen): &(Arc<Outgoing>, Chosen)| -> u64 {
+            let position = record.header.position.0;
+            let part = Part { record: 0, chosen: chosen.clone() };
+            let ids = part.numbers(self.log.fake(position).entries.len()).into_iter().map(|number| (position, number));
+            ids.filter(|id| !has_place(id)).map(|id| self.log.entry(id).samples()).sum()
+        };
+        let left_out: Vec<u64> = parts.iter().map(left_out).collect();
+        if left_out.iter().any(|samples| *samples > 0) {
+            entries.retain(has_place);
+            self.delivery.leaves_out(id, left_out);
+        }
+        if entries.is_empty() && !parts.is_empty() {
+            self.note(|| format!("{id:?} has nothing to send"));
+            self.delivery.unsent(id, &self.log, self.now);
+            return;
+        }
         if !entries.is_sorted() {
             self.fail("entries are out of order");
         }
@@ -302,7 +323,7 @@ impl World {
         let flight = &self.delivery.flights[&id];
         let batch = match flight.what {
             What::Piece { batch, .. } => Some(batch),
-            What::Empty { .. } => None,
+            What::Protocol { .. } | What::Empty { .. } => None,
         };
         let lane = batch.map(|batch| self.delivery.batches[&batch].lane);
         if let (Some(batch), Some(lane)) = (batch, lane) {
@@ -326,7 +347,7 @@ impl World {
         self.due.insert((looked, Due::Looked(id)));
         self.due.insert((self.now + latency, Due::Answered(id)));
         let has_headers = !forwarded.is_empty();
-        self.in_flight.insert(id, Request { batch, lane, kind, entries, keys, has_headers, verdict: None });
+        self.in_flight.insert(id, Request { batch, lane, protocol, kind, entries, keys, has_headers, verdict: None });
         self.check_bounds();
     }
 
@@ -334,7 +355,8 @@ impl World {
     fn look(&mut self, id: AttemptId) {
         let at = self.elapsed();
         let Some(request) = self.in_flight.get(&id) else { return };
-        let asked = Asked { entries: &request.entries, kind: request.kind, has_headers: request.has_headers, at };
+        let Request { protocol, kind, has_headers, .. } = *request;
+        let asked = Asked { entries: &request.entries, protocol, kind, has_headers, at };
         let (verdict, stores) = self.manners.judge(asked, &self.store, &self.log, &mut self.random);
         for id in stores {
             let key = self.log.key(id);

@@ -7,6 +7,7 @@ use super::target::Manners;
 use crate::savepoint::Learned;
 use crate::target::backoff::Backoff;
 use crate::target::delivery::{PaceLimits, Rules};
+use crate::target::negotiation::ProtocolRule;
 
 pub(super) fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
@@ -60,6 +61,7 @@ pub(super) fn rules(max_in_flight: usize) -> Rules {
         sample_age_limit: None,
         backlog_share: 1.0,
         hold: Backoff::try_new(seconds(1), seconds(30)).unwrap(),
+        protocol: ProtocolRule::Auto,
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::log::{EntryId, FakeLog, Key};
+use crate::protocol::Protocol;
 use crate::target::outcome::{Outcome, Reason as Why};
 use crate::wal::record::Kind;
 
@@ -70,6 +71,8 @@ pub(super) struct Manners {
     pub locked_tenant: Option<u8>,
     /// Of this kind nothing is understood: 415.
     pub not_understood: Option<Kind>,
+    /// It does not take this protocol, until then.
+    pub lacks: Option<(Protocol, Duration)>,
     pub empty: Empty,
     pub latency: (u64, u64),
     /// From here on nothing goes wrong by chance.
@@ -100,6 +103,7 @@ impl Store {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked<'a> {
     pub entries: &'a [EntryId],
+    pub protocol: Protocol,
     pub kind: Kind,
     pub has_headers: bool,
     /// Since the simulation began.
@@ -118,7 +122,7 @@ impl Manners {
         log: &FakeLog,
         random: &mut fastrand::Rng,
     ) -> (Verdict, Vec<EntryId>) {
-        let Asked { entries, kind, has_headers, at } = asked;
+        let Asked { entries, protocol, kind, has_headers, at } = asked;
         let retry = |may_have_arrived, timed_out| Outcome::Retry {
             retry_after: None,
             is_throttled: false,
@@ -154,6 +158,11 @@ impl Manners {
             (Outcome::Hold(Why::Status(401)), Some(401))
         } else if !entries.is_empty() && Some(kind) == self.not_understood {
             (Outcome::Hold(Why::Status(415)), Some(415))
+        } else if self.lacks.is_some_and(|(lacked, until)| lacked == protocol && at < until) {
+            match protocol {
+                Protocol::V1 => (Outcome::WrongProtocol(Why::Not1(415)), Some(415)),
+                Protocol::V2 => (Outcome::WrongProtocol(Why::Not2(204)), Some(204)),
+            }
         } else if has(&self.poison) {
             (retry(false, false), Some(500))
         } else if self.entries_max.is_some_and(|max| entries.len() > max) {
@@ -169,7 +178,7 @@ impl Manners {
         } else {
             let loses_answer = chance(self.loses_answers);
             let bad: HashSet<EntryId> = entries.iter().copied().filter(|id| self.is_bad(*id, store, log)).collect();
-            if bad.is_empty() || kind == Kind::Write2 {
+            if bad.is_empty() || protocol == Protocol::V2 {
                 stores = entries.iter().copied().filter(|id| !bad.contains(id)).collect();
                 let missing = bad.iter().map(|id| log.entry(*id).samples()).sum();
                 if loses_answer { (retry(true, true), None) } else { (accepted(missing), Some(200)) }
