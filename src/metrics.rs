@@ -48,6 +48,9 @@ pub const TARGET_CODES: [&str; 25] = [
 /// The outcomes of `promrelay_target_samples_total{outcome}`.
 pub const OUTCOMES: [&str; 7] = ["accepted", "delivered", "refused", "filtered", "expired", "dropped", "lost"];
 
+/// The label values of `promrelay_target_untranslated_total{what}`: what has no place in a request that is written anew for a target.
+pub const UNTRANSLATED: [&str; 3] = ["exemplar", "start_timestamp", "custom_buckets"];
+
 /// Makes handles, and renders all metrics.
 pub struct Registry {
     recorder: PrometheusRecorder,
@@ -154,6 +157,11 @@ impl Registry {
             "Age of the oldest record that the target is still owed; 0 when there is none.",
         );
         counter("promrelay_target_requests_total", None, "Attempts to send a request, by answer.");
+        counter(
+            "promrelay_target_untranslated_total",
+            None,
+            "What the target was not sent because it has no place in the protocol.",
+        );
         gauge("promrelay_target_in_flight_requests", None, "Requests that are not answered yet.");
         gauge("promrelay_target_window_requests", None, "How many requests may be in flight now.");
         gauge("promrelay_target_isolated_requests", None, "Requests that fail again and again while others are taken.");
@@ -282,6 +290,7 @@ impl Registry {
         TargetMetrics {
             samples: OUTCOMES.map(|outcome| by("promrelay_target_samples_total", "outcome", outcome)),
             refused: reasons.iter().map(|r| by("promrelay_target_refused_samples_total", "reason", r)).collect(),
+            untranslated: UNTRANSLATED.map(|what| by("promrelay_target_untranslated_total", "what", what)),
             requests: TARGET_CODES.map(|code| (code, by("promrelay_target_requests_total", "code", code))).into(),
             states: states
                 .iter()
@@ -404,6 +413,7 @@ impl DeadLetterMetrics {
 pub struct TargetMetrics {
     samples: [Counter; OUTCOMES.len()],
     refused: Vec<Counter>,
+    untranslated: [Counter; UNTRANSLATED.len()],
     requests: BTreeMap<&'static str, Counter>,
     states: Vec<(&'static str, Gauge)>,
     /// Samples that it is owed.
@@ -439,6 +449,13 @@ impl TargetMetrics {
     /// An attempt had no answer.
     pub fn unanswered(&self, timed_out: bool) {
         self.requests[if timed_out { "timeout" } else { "connection" }].increment(1);
+    }
+
+    /// What was left out of a request that was taken, in the order of [`UNTRANSLATED`].
+    pub fn untranslated(&self, numbers: [u64; UNTRANSLATED.len()]) {
+        for (counter, number) in self.untranslated.iter().zip(numbers) {
+            counter.increment(number);
+        }
     }
 
     /// The ledger, in the order of [`OUTCOMES`], and what was refused for each reason.
@@ -487,6 +504,9 @@ mod tests {
             r#"promrelay_target_refused_samples_total{target="central",reason="poison"} 0"#,
             r#"promrelay_target_state{target="central",state="held"} 0"#,
             r#"promrelay_target_requests_total{target="central",code="timeout"} 0"#,
+            r#"promrelay_target_untranslated_total{target="central",what="exemplar"} 0"#,
+            r#"promrelay_target_untranslated_total{target="central",what="start_timestamp"} 0"#,
+            r#"promrelay_target_untranslated_total{target="central",what="custom_buckets"} 0"#,
             r#"promrelay_target_in_flight_requests{target="central"} 0"#,
             r#"promrelay_target_window_requests{target="central"} 0"#,
             r#"promrelay_target_isolated_requests{target="central"} 0"#,

@@ -6,7 +6,7 @@
 //!   2.0         2.0                     1.0, translated      an empty 2.0 request first: no data is at stake
 //! ```
 //!
-//! So it is with `protocol = "auto"`; a target that does not take 1.0 (415) is sent everything in 2.0. Where neither is taken, the data is held and
+//! (Where an empty request fails, data goes instead: its answer shows the same.) So it is with `protocol = "auto"`; a target that does not take 1.0 (415) is sent everything in 2.0. Where neither is taken, the data is held and
 //! both are tried again. With `"1.0"` and `"2.0"` there is nothing to find out.
 //!
 //! Whether a target takes 2.0 shows in its answers (`V2-31`, `V2-37`, `V2-42`, `V2-43`, see `outcome`), never in the version header of an answer or in a

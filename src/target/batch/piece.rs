@@ -48,6 +48,8 @@ pub struct Piece {
     pub is_bad_if_left_was_taken: bool,
     /// It is a witness of few entries: each is heard, whatever the budget is.
     pub is_cheap: bool,
+    /// Some attempt failed with an answer.
+    pub was_answered: bool,
     /// Attempts without an answer.
     pub unanswered: u32,
     /// Attempts that failed in a row.
@@ -74,6 +76,7 @@ impl Piece {
             is_known_bad: false,
             is_bad_if_left_was_taken: false,
             is_cheap: false,
+            was_answered: false,
             unanswered: 0,
             failures: 0,
             is_held: false,

@@ -25,6 +25,8 @@ pub(super) struct Active {
     /// Its cut must survive a crash.
     pub keeps_cut: bool,
     pub was_attempted: bool,
+    /// Whether the target takes 2.0 was asked because of it, and the answer says nothing.
+    pub was_asked_for_protocol: bool,
     /// It fails while others pass.
     pub is_isolated: bool,
     pub not_before: Option<Instant>,
@@ -68,6 +70,7 @@ impl Active {
             flight: None,
             keeps_cut: is_possibly_delivered,
             was_attempted: false,
+            was_asked_for_protocol: false,
             is_isolated: false,
             not_before: None,
             refusals: Refusals::default(),

@@ -7,7 +7,7 @@ use super::super::culprits::Suspect;
 use super::super::outcome::{Outcome, Reason as HoldReason};
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
-use super::active::{Refusals, parts_of};
+use super::active::{Active, Refusals, parts_of};
 use super::{AttemptId, Delivery, Event, Flight, Refused, Said, Trouble, What};
 use crate::savepoint::Reason;
 
@@ -69,8 +69,7 @@ impl Delivery {
                     }
                     // The same data goes in the other one.
                     Outcome::WrongProtocol(ref reason) if self.takes_not(flight.protocol, reason, now) => {
-                        self.pace.refused(now, flight.ticket);
-                        self.out_of_trouble();
+                        self.pace.abandon(now, flight.ticket);
                     }
                     Outcome::WrongProtocol(reason) => {
                         let outcome = Outcome::Hold(reason);
@@ -110,8 +109,8 @@ impl Delivery {
             }
             Outcome::WrongProtocol(reason) => {
                 if self.takes_not(flight.protocol, &reason, now) {
-                    self.pace.refused(now, flight.ticket);
-                    self.out_of_trouble();
+                    // (If it does not take the other one either, that is still the same trouble.)
+                    self.pace.abandon(now, flight.ticket);
                     return;
                 }
                 Outcome::Hold(reason)
@@ -124,7 +123,7 @@ impl Delivery {
             Outcome::Hold(reason) => Outcome::Hold(reason),
         };
         let active = self.batches.get_mut(&id).expect("it is there");
-        active.was_attempted = true;
+        (active.was_attempted, active.was_asked_for_protocol) = (true, true);
         self.failed(id, flight, None, &failure, said, contents, now, random);
     }
 
@@ -146,6 +145,10 @@ impl Delivery {
         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
         if headers != 0 {
             self.culprits.accepted_headers(headers);
+        }
+        let forwarded = &active.batch.record(0).meta.forwarded;
+        if self.taken_forwarded.as_ref() != Some(forwarded) {
+            self.taken_forwarded = Some(forwarded.clone());
         }
         self.note_innocent_suspects(id, contents);
         let active = self.batches.get_mut(&id).expect("it was in flight");
@@ -275,6 +278,7 @@ impl Delivery {
         let piece = active.batch.front_mut().expect("it was in flight");
         piece.failures = piece.failures.saturating_add(1);
         piece.is_held = is_held;
+        piece.was_answered |= said.status.is_some();
         piece.failing_since.get_or_insert(now);
         let mut is_mute = false;
         if let Outcome::Retry { may_have_arrived, timed_out, .. } = outcome {
@@ -307,7 +311,12 @@ impl Delivery {
             self.poisoned(id, said, contents, now);
             return;
         }
+        // What fails with the headers of what fails alone fails alone, too.
+        let headers = self.batches[&id].headers;
+        let is_of_isolated = |other: &Active| other.is_isolated && other.headers == headers;
+        let is_isolated_too = headers != 0 && is_alone && self.batches.values().any(is_of_isolated);
         let active = self.batches.get_mut(&id).expect("it was in flight");
+        active.is_isolated |= is_isolated_too;
         if let Some(piece) = active.batch.front_mut().filter(|piece| piece.role == Role::Poison) {
             // It was set aside because of another batch, and is now looked at itself.
             piece.role = Role::Main;
@@ -387,13 +396,24 @@ impl Delivery {
         let outcome = match outcome {
             Outcome::WrongProtocol(reason) if self.takes_not(flight.protocol, &reason, now) => {
                 // It is asked again, in the other one.
-                self.pace.refused(now, flight.ticket);
+                self.pace.abandon(now, flight.ticket);
                 self.suspicion.unanswered();
                 return;
             }
             Outcome::WrongProtocol(reason) => Outcome::Hold(reason),
             other => other,
         };
+        // With the headers of a tenant who is locked out a question is answered as the data is. That says nothing about others.
+        let of_headers = question_about.and_then(|id| self.batches.get_mut(&id)).filter(|active| active.headers != 0);
+        if let Some(active) = of_headers.filter(|active| active.is_isolated)
+            && !matches!(outcome, Outcome::Accepted { .. } | Outcome::Refused)
+        {
+            let failures = active.batch.front().map_or(1, |piece| piece.failures.max(1));
+            active.not_before = Some(now + self.rules.hold.wait(failures, random));
+            self.pace.abandon(now, flight.ticket);
+            self.suspicion.unanswered();
+            return;
+        }
         let (is_taken, is_refused) = match &outcome {
             Outcome::Accepted { .. } => (true, false),
             Outcome::Refused => (false, true),

@@ -434,6 +434,8 @@ impl Delivery {
         }
         let protocol = match self.protocol_for(protocol_of(self.batches[&id].kind), now) {
             Choice::Send(protocol) => protocol,
+            // Who does not take empty requests at all shows by his answer to data whether he takes 2.0.
+            Choice::Ask if self.batches[&id].was_asked_for_protocol => Protocol::V2,
             Choice::Ask => return self.ask_for_protocol(id, now).ok_or(May::AfterAnswer),
         };
         self.set_aside(id, contents);
@@ -533,7 +535,12 @@ impl Delivery {
         let in_doubt = self.batches.iter().find(|(_, active)| active.refusals.is_in_doubt).map(|(id, _)| *id);
         if let Some(active) = question_about.or(in_doubt).and_then(|id| self.batches.get(&id)) {
             self.last_kind = active.kind;
-            self.last_forwarded.clone_from(&active.batch.record(0).meta.forwarded);
+            // Whose data fails alone with its headers, his empty request does too: others' headers show whether the target takes anything.
+            let forwarded = match &self.taken_forwarded {
+                Some(taken) if active.is_isolated && active.headers != 0 => taken,
+                _ => &active.batch.record(0).meta.forwarded,
+            };
+            self.last_forwarded.clone_from(forwarded);
         }
         let attempt = AttemptId(self.next_attempt);
         self.next_attempt += 1;

@@ -142,6 +142,8 @@ pub struct Delivery {
     /// Of the last batch: of what kind a question is, and with which headers.
     last_kind: Kind,
     last_forwarded: Vec<(String, Vec<u8>)>,
+    /// The headers of what was last taken.
+    taken_forwarded: Option<Vec<(String, Vec<u8>)>>,
     completed: Vec<Completed>,
     refused: Vec<Refused>,
     events: Vec<Event>,
@@ -179,6 +181,7 @@ impl Delivery {
             round_trip: None,
             last_kind: Kind::Write1,
             last_forwarded: Vec::new(),
+            taken_forwarded: None,
             completed: Vec::new(),
             refused: Vec::new(),
             events: Vec::new(),

@@ -233,7 +233,7 @@ impl Delivery {
         let samples = active.batch.front_samples(contents).all();
         let piece = active.batch.front().expect("something is left");
         // Of what fails and may be there from before, that it is not delivered is not known. (What is never answered kills the target.)
-        let is_unsure = reason == Reason::Poison && piece.is_possibly_delivered && said.status.is_some();
+        let is_unsure = reason == Reason::Poison && piece.is_possibly_delivered && piece.was_answered;
         let reason = if is_unsure { Reason::Resent } else { reason };
         let (parts, role) = (parts_of(&active.batch, &piece.parts), piece.role);
         let (first, last) = piece.records();

@@ -45,7 +45,7 @@ struct Request {
     kind: Kind,
     entries: Vec<EntryId>,
     keys: HashSet<Key>,
-    has_headers: bool,
+    tenant: Option<u8>,
     verdict: Option<Verdict>,
 }
 
@@ -81,6 +81,9 @@ struct World {
     events: Vec<Event>,
     requests: u64,
     empty_requests: u64,
+    /// Of those, how many asked whether the target takes 2.0; requests with data, in 1.0 and 2.0.
+    protocol_questions: u64,
+    sent_in: [u64; 2],
     lane_requests: [u64; 2],
     unanswered: u64,
     /// Told as settled before a power cut, and forgotten with it: what was given up of it is sent again, behind what came after it.
@@ -127,6 +130,8 @@ impl World {
             events: Vec::new(),
             requests: 0,
             empty_requests: 0,
+            protocol_questions: 0,
+            sent_in: [0; 2],
             lane_requests: [0; 2],
             unanswered: 0,
             forgotten: HashSet::new(),
@@ -332,6 +337,12 @@ impl World {
         } else {
             self.empty_requests += 1;
         }
+        if matches!(self.delivery.flights[&id].what, What::Protocol { .. }) {
+            self.protocol_questions += 1;
+        }
+        if !parts.is_empty() {
+            self.sent_in[usize::from(protocol == Protocol::V2)] += 1;
+        }
         if let Some((last, _)) = parts.last() {
             self.started = self.started.max(last.header.position.0);
             if last.header.position > self.synced.reservation {
@@ -346,8 +357,8 @@ impl World {
         let looked = self.now + latency.mul_f64(self.random.f64());
         self.due.insert((looked, Due::Looked(id)));
         self.due.insert((self.now + latency, Due::Answered(id)));
-        let has_headers = !forwarded.is_empty();
-        self.in_flight.insert(id, Request { batch, lane, protocol, kind, entries, keys, has_headers, verdict: None });
+        let tenant = forwarded.first().map(|(_, value)| value[0]);
+        self.in_flight.insert(id, Request { batch, lane, protocol, kind, entries, keys, tenant, verdict: None });
         self.check_bounds();
     }
 
@@ -355,8 +366,8 @@ impl World {
     fn look(&mut self, id: AttemptId) {
         let at = self.elapsed();
         let Some(request) = self.in_flight.get(&id) else { return };
-        let Request { protocol, kind, has_headers, .. } = *request;
-        let asked = Asked { entries: &request.entries, protocol, kind, has_headers, at };
+        let Request { protocol, kind, tenant, .. } = *request;
+        let asked = Asked { entries: &request.entries, protocol, kind, tenant, at };
         let (verdict, stores) = self.manners.judge(asked, &self.store, &self.log, &mut self.random);
         for id in stores {
             let key = self.log.key(id);

@@ -71,6 +71,10 @@ pub(super) struct Manners {
     pub locked_tenant: Option<u8>,
     /// Of this kind nothing is understood: 415.
     pub not_understood: Option<Kind>,
+    /// 415 to everything.
+    pub takes_nothing: bool,
+    /// What it makes of an empty request is what it makes of one in a protocol that it does not take, too.
+    pub is_mute_of_empty: bool,
     /// It does not take this protocol, until then.
     pub lacks: Option<(Protocol, Duration)>,
     pub empty: Empty,
@@ -105,7 +109,8 @@ pub(super) struct Asked<'a> {
     pub entries: &'a [EntryId],
     pub protocol: Protocol,
     pub kind: Kind,
-    pub has_headers: bool,
+    /// Whose headers it has, if any.
+    pub tenant: Option<u8>,
     /// Since the simulation began.
     pub at: Duration,
 }
@@ -122,7 +127,7 @@ impl Manners {
         log: &FakeLog,
         random: &mut fastrand::Rng,
     ) -> (Verdict, Vec<EntryId>) {
-        let Asked { entries, protocol, kind, has_headers, at } = asked;
+        let Asked { entries, protocol, kind, tenant, at } = asked;
         let retry = |may_have_arrived, timed_out| Outcome::Retry {
             retry_after: None,
             is_throttled: false,
@@ -134,7 +139,6 @@ impl Manners {
         let mut stores = Vec::new();
         let mut chance = |per_thousand: u64| !has_luck && random.u64(0..1000) < per_thousand;
         let has = |series: &HashSet<u64>| entries.iter().any(|id| series.contains(&log.entry(*id).series));
-        let tenant = entries.first().map(|id| log.fake(id.0).tenant);
         let verdict = if let Some(spell) = spell {
             match spell {
                 Spell::Down => (retry(false, false), Some(503)),
@@ -158,7 +162,10 @@ impl Manners {
             (Outcome::Hold(Why::Status(401)), Some(401))
         } else if !entries.is_empty() && Some(kind) == self.not_understood {
             (Outcome::Hold(Why::Status(415)), Some(415))
-        } else if self.lacks.is_some_and(|(lacked, until)| lacked == protocol && at < until) {
+        } else if self.takes_nothing
+            || (!(entries.is_empty() && self.is_mute_of_empty)
+                && self.lacks.is_some_and(|(lacked, until)| lacked == protocol && at < until))
+        {
             match protocol {
                 Protocol::V1 => (Outcome::WrongProtocol(Why::Not1(415)), Some(415)),
                 Protocol::V2 => (Outcome::WrongProtocol(Why::Not2(204)), Some(204)),
@@ -171,7 +178,7 @@ impl Manners {
             match self.empty {
                 Empty::Refused => (Outcome::Refused, Some(400)),
                 Empty::Locked => (Outcome::Hold(Why::Status(401)), Some(401)),
-                Empty::LockedWithoutTenant if !has_headers => (Outcome::Hold(Why::Status(401)), Some(401)),
+                Empty::LockedWithoutTenant if tenant.is_none() => (Outcome::Hold(Why::Status(401)), Some(401)),
                 Empty::Fails => (retry(false, false), Some(500)),
                 Empty::Taken | Empty::LockedWithoutTenant => (accepted(0), Some(204)),
             }

@@ -5,14 +5,16 @@ mod empty;
 mod madness;
 mod order;
 mod poison;
+mod protocols;
 mod refusals;
 mod resent;
 
 use super::drawn::{anything, some_rules};
-use super::log::Fake;
+use super::log::{Entry, Fake};
 use super::setup::{learned, ms, rules};
 use super::target::{Empty, Known, Spell};
 use super::*;
+use crate::target::negotiation::ProtocolRule;
 
 /// Runs every seed, and names those that fail; one only, to look into it, with `SIMULATION_SEED`.
 fn every_seed(number: u64, run: impl Fn(u64) + std::panic::RefUnwindSafe) {
