@@ -53,6 +53,7 @@
 //! | [`dead_letter`] | what targets refused for good, kept in a ring |
 //! | [`savepoint`] | what each target has settled, kept through crashes |
 //! | [`metrics`] | every metric, declared once |
+//! | [`relabel`] | which series a target gets, and with which labels; imports nothing of the crate |
 //! | [`protocol`] | the walk over remote write 1.0 and 2.0; imports nothing of the crate |
 //! | [`wal`] | the log; imports nothing of the crate |
 //! | [`clock`] | the wall clock |
@@ -64,6 +65,7 @@ pub mod dead_letter;
 pub mod metrics;
 pub mod protocol;
 pub mod receive;
+pub mod relabel;
 pub mod relay;
 pub mod savepoint;
 pub mod target;

@@ -1,0 +1,412 @@
+//! Remembers what the rules made of each series, so that steady traffic runs no expression twice.
+//!
+//! ```text
+//!  key --> young, else old, else the rules
+//!            ^        |              |
+//!            |<-------'  moved       |      distinct changes, shared: 100,000 series with the same external label
+//!            |<----------------------'      cost 24 bytes each (32 with the room that a table needs) and one change
+//!            |
+//!         full: what is in old is forgotten, young becomes old, a new young begins
+//! ```
+//!
+//! - Two generations instead of ages: a hit writes nothing but, at most once in each generation, a copy into young. Series that all fit into
+//!   young are never forgotten while they come.
+//! - Bounded: both tables and the changes together stay below the bytes given, a change counted for each generation that uses it. What does
+//!   not fit is worked out each time.
+//! - The key is a hash of 128 bits under a secret of this process: by chance two series share one once in 2^128, and nobody outside can look for two.
+//!
+//! A hit allocates nothing.
+
+use std::borrow::Borrow;
+use std::collections::HashSet;
+use std::hash::{BuildHasher, Hash, Hasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use xxhash_rust::xxh3::xxh3_128_with_secret;
+
+use super::Label;
+use super::change::Change;
+use super::rules::{Outcome, Rules};
+
+/// As long as the hash's own.
+const SECRET_LEN: usize = 192;
+/// The first table.
+const SLOTS_MIN: usize = 64;
+/// A place in the set of distinct changes, and what the allocator takes for the pieces of one.
+const CHANGE_OVERHEAD: usize = 96;
+
+/// What a series is remembered by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key([u64; 2]);
+
+impl Key {
+    fn new(hash: u128) -> Key {
+        // All zeroes is an empty slot.
+        Key([(hash >> 64) as u64, hash as u64 | u64::from(hash == 0)])
+    }
+}
+
+const EMPTY: Key = Key([0, 0]);
+
+/// What becomes of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict<'a> {
+    /// It is not sent.
+    Dropped,
+    /// It is sent as it is.
+    Unchanged,
+    /// It is sent with other labels.
+    Changed(&'a Change),
+}
+
+/// Rules with a memory.
+#[derive(Debug)]
+pub struct Relabeler {
+    rules: Rules,
+    secret: [u8; SECRET_LEN],
+    /// For the bytes of a key.
+    scratch: Vec<u8>,
+    cache: Cache,
+    /// What was too large for the cache.
+    uncached: Option<Arc<Interned>>,
+    misses: u64,
+}
+
+impl Relabeler {
+    /// Rules, and how many bytes may be used to remember what they made of each series. Half of them is for the series that come now, at
+    /// about 32 bytes each; the rest for those that came before.
+    #[must_use]
+    pub fn new(rules: Rules, cache_bytes: usize) -> Relabeler {
+        let random = RandomState::new();
+        let mut secret = [0; SECRET_LEN];
+        for (number, bytes) in secret.chunks_exact_mut(8).enumerate() {
+            bytes.copy_from_slice(&random.hash_one(number).to_le_bytes());
+        }
+        Relabeler { rules, secret, scratch: Vec::new(), cache: Cache::new(cache_bytes), uncached: None, misses: 0 }
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// The key of a series whose labels lie in one piece, as in remote write 1.0. The same labels encoded in another way have another
+    /// key, which does no harm.
+    #[must_use]
+    pub fn key_of_encoded(&self, labels: &[u8]) -> Key {
+        Key::new(xxh3_128_with_secret(labels, &self.secret))
+    }
+
+    /// The key of a series by its labels.
+    #[must_use]
+    pub fn key_of(&mut self, labels: &[Label<'_>]) -> Key {
+        self.scratch.clear();
+        // No message begins with this byte, so that no encoded labels can read the same as these.
+        self.scratch.push(0);
+        for (name, value) in labels {
+            for text in [name, value] {
+                self.scratch.extend_from_slice(&(text.len() as u64).to_le_bytes());
+                self.scratch.extend_from_slice(text);
+            }
+        }
+        Key::new(xxh3_128_with_secret(&self.scratch, &self.secret))
+    }
+
+    /// What becomes of a series. Its labels (sorted by name, each once, no value empty) are asked for only if it is not remembered.
+    #[inline]
+    pub fn relabel<'l, L: AsRef<[Label<'l>]>>(&mut self, key: Key, labels: impl FnOnce() -> L) -> Verdict<'_> {
+        if let Some(slot) = self.cache.young.find(key) {
+            return verdict(self.cache.young.slots[slot].1.as_ref());
+        }
+        self.find_elsewhere(key, labels)
+    }
+
+    fn find_elsewhere<'l, L: AsRef<[Label<'l>]>>(&mut self, key: Key, labels: impl FnOnce() -> L) -> Verdict<'_> {
+        self.uncached = None;
+        let remembered = self.cache.old.find(key).map(|slot| self.cache.old.slots[slot].1.clone());
+        let interned = match remembered {
+            Some(interned) => interned,
+            None => {
+                self.misses += 1;
+                match self.rules.apply(labels().as_ref()) {
+                    Outcome::Dropped => None,
+                    Outcome::Unchanged => Some(self.cache.unchanged.clone()),
+                    Outcome::Changed(change) => Some(self.cache.intern(change)),
+                }
+            }
+        };
+        match self.cache.remember(key, interned) {
+            Ok(slot) => verdict(self.cache.young.slots[slot].1.as_ref()),
+            Err(interned) => {
+                self.uncached = interned;
+                verdict(self.uncached.as_ref())
+            }
+        }
+    }
+
+    /// How often the rules were run.
+    #[must_use]
+    pub fn misses(&self) -> u64 {
+        self.misses
+    }
+
+    /// Bytes that the memory takes.
+    #[must_use]
+    pub fn cache_bytes(&self) -> usize {
+        self.cache.bytes()
+    }
+}
+
+fn verdict(interned: Option<&Arc<Interned>>) -> Verdict<'_> {
+    match interned {
+        None => Verdict::Dropped,
+        Some(interned) if interned.change.is_empty() => Verdict::Unchanged,
+        Some(interned) => Verdict::Changed(&interned.change),
+    }
+}
+
+/// A change, shared by all series to which it happens.
+#[derive(Debug)]
+struct Interned {
+    change: Change,
+    /// The last generation that counts it.
+    generation: AtomicU32,
+}
+
+impl Interned {
+    fn bytes(&self) -> usize {
+        // Behind two counters.
+        size_of::<Interned>() + 16 + self.change.heap_bytes() + CHANGE_OVERHEAD
+    }
+}
+
+/// As a member of the set: by its change.
+#[derive(Debug)]
+struct Member(Arc<Interned>);
+
+impl Borrow<Change> for Member {
+    fn borrow(&self) -> &Change {
+        &self.0.change
+    }
+}
+
+impl Hash for Member {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.change.hash(state);
+    }
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Member) -> bool {
+        self.0.change == other.0.change
+    }
+}
+
+impl Eq for Member {}
+
+#[derive(Debug)]
+struct Cache {
+    /// Of each generation, its table and its changes together.
+    bytes_max: usize,
+    /// What is inserted now.
+    young: Table,
+    old: Table,
+    /// Bytes of the changes that are counted for each.
+    young_changes: usize,
+    old_changes: usize,
+    generation: u32,
+    changes: HashSet<Member>,
+    unchanged: Arc<Interned>,
+}
+
+impl Cache {
+    fn new(bytes: usize) -> Cache {
+        let unchanged = Interned { change: Change::default(), generation: AtomicU32::new(0) };
+        Cache {
+            bytes_max: bytes / 2,
+            young: Table::default(),
+            old: Table::default(),
+            young_changes: 0,
+            old_changes: 0,
+            generation: 1,
+            changes: HashSet::new(),
+            unchanged: Arc::new(unchanged),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.young.bytes() + self.old.bytes() + self.young_changes + self.old_changes
+    }
+
+    fn intern(&mut self, change: Change) -> Arc<Interned> {
+        if let Some(known) = self.changes.get(&change) {
+            return known.0.clone();
+        }
+        let interned = Arc::new(Interned { change, generation: AtomicU32::new(0) });
+        self.changes.insert(Member(interned.clone()));
+        interned
+    }
+
+    /// Puts it into young; the slot, or what cannot be remembered because it is too large.
+    fn remember(&mut self, key: Key, interned: Option<Arc<Interned>>) -> Result<usize, Option<Arc<Interned>>> {
+        if self.uncounted_bytes(interned.as_ref()) > self.changes_min() || !self.has_made_room(interned.as_ref()) {
+            if let Some(interned) = &interned {
+                self.forget_if_unused(interned);
+            }
+            return Err(interned);
+        }
+        self.young_changes += self.uncounted_bytes(interned.as_ref());
+        if let Some(interned) = &interned {
+            interned.generation.store(self.generation, Ordering::Relaxed);
+        }
+        Ok(self.young.insert(key, interned))
+    }
+
+    /// What young would take more with this change.
+    fn uncounted_bytes(&self, interned: Option<&Arc<Interned>>) -> usize {
+        let is_counted = |interned: &Arc<Interned>| {
+            Arc::ptr_eq(interned, &self.unchanged) || interned.generation.load(Ordering::Relaxed) == self.generation
+        };
+        interned.filter(|interned| !is_counted(interned)).map_or(0, |interned| interned.bytes())
+    }
+
+    /// Bytes of a generation that its table leaves to changes: series that stay as they are could fill all of it before the first change comes.
+    fn changes_min(&self) -> usize {
+        self.bytes_max / 8
+    }
+
+    /// Whether there is room in young for one more; if need be in a new young.
+    fn has_made_room(&mut self, interned: Option<&Arc<Interned>>) -> bool {
+        if self.has_room_or_grows(self.uncounted_bytes(interned)) {
+            return true;
+        }
+        self.begin_generation();
+        self.has_room_or_grows(self.uncounted_bytes(interned))
+    }
+
+    fn has_room_or_grows(&mut self, change_bytes: usize) -> bool {
+        let changes = self.young_changes + change_bytes;
+        if self.young.bytes() + changes > self.bytes_max {
+            return false;
+        }
+        if self.young.has_room() {
+            return true;
+        }
+        let slots_max = (self.bytes_max - changes.max(self.changes_min())) / size_of::<Slot>();
+        let slots = (2 * self.young.slots.len()).max(SLOTS_MIN).min(slots_max);
+        // While entries are moved there are two tables.
+        let is_within = self.bytes() + change_bytes + slots * size_of::<Slot>() <= 2 * self.bytes_max;
+        if Table::capacity(slots) <= self.young.len || !is_within {
+            return false;
+        }
+        self.young.grow(slots);
+        true
+    }
+
+    fn begin_generation(&mut self) {
+        // As large as the one that is full, at once: to grow there would take both. Smaller, if it was not the table that was full.
+        let is_sparse = 2 * self.young.len < Table::capacity(self.young.slots.len());
+        let slots = self.young.slots.len() / if is_sparse { 2 } else { 1 };
+        let reused = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
+        self.young = reused.emptied(slots);
+        self.old_changes = std::mem::take(&mut self.young_changes);
+        self.generation = self.generation.wrapping_add(1);
+        self.changes.retain(|member| Arc::strong_count(&member.0) > 1);
+        self.changes.shrink_to(2 * self.changes.len());
+    }
+
+    /// Nobody but the set and the caller has it.
+    fn forget_if_unused(&mut self, interned: &Arc<Interned>) {
+        if Arc::strong_count(interned) <= 2 {
+            self.changes.remove(&interned.change);
+        }
+    }
+}
+
+/// `None` is a series that is dropped.
+type Slot = (Key, Option<Arc<Interned>>);
+
+const _: () = assert!(size_of::<Slot>() == 24);
+
+/// A table with open addressing: as many slots as fit, which need not be a power of two.
+#[derive(Debug, Default)]
+struct Table {
+    slots: Box<[Slot]>,
+    len: usize,
+}
+
+impl Table {
+    fn with_slots(slots: usize) -> Table {
+        Table { slots: (0..slots).map(|_| (EMPTY, None)).collect(), len: 0 }
+    }
+
+    fn bytes(&self) -> usize {
+        size_of_val(&*self.slots)
+    }
+
+    /// A quarter stays empty, or a search would take long.
+    fn capacity(slots: usize) -> usize {
+        slots / 4 * 3
+    }
+
+    fn has_room(&self) -> bool {
+        self.len < Table::capacity(self.slots.len())
+    }
+
+    /// Where the search for a key begins: the slots share the range of the hash.
+    fn start(&self, key: Key) -> usize {
+        ((u128::from(key.0[0]) * self.slots.len() as u128) >> 64) as usize
+    }
+
+    #[inline]
+    fn find(&self, key: Key) -> Option<usize> {
+        let mut slot = self.start(key);
+        loop {
+            let found = self.slots.get(slot)?.0;
+            if found == key {
+                return Some(slot);
+            }
+            if found == EMPTY {
+                return None;
+            }
+            slot += 1;
+            if slot == self.slots.len() {
+                slot = 0;
+            }
+        }
+    }
+
+    /// The key is not there, and there is room.
+    fn insert(&mut self, key: Key, interned: Option<Arc<Interned>>) -> usize {
+        debug_assert!(self.has_room());
+        let mut slot = self.start(key);
+        while self.slots[slot].0 != EMPTY {
+            slot = (slot + 1) % self.slots.len();
+        }
+        self.slots[slot] = (key, interned);
+        self.len += 1;
+        slot
+    }
+
+    fn grow(&mut self, slots: usize) {
+        let smaller = std::mem::replace(self, Table::with_slots(slots));
+        for (key, interned) in smaller.slots {
+            if key != EMPTY {
+                self.insert(key, interned);
+            }
+        }
+    }
+
+    /// One of this many slots, made of what is not used any more.
+    fn emptied(mut self, slots: usize) -> Table {
+        if self.slots.len() != slots {
+            drop(self);
+            return Table::with_slots(slots);
+        }
+        self.slots.fill_with(|| (EMPTY, None));
+        self.len = 0;
+        self
+    }
+}
