@@ -53,7 +53,7 @@ fn problem(histogram: pb1::Histogram) -> Option<histogram::Problem> {
         pb1::TimeSeries { labels: vec![label("__name__", "h")], histograms: vec![histogram], ..Default::default() };
     let summary = walk1(&request1(vec![series])).unwrap();
     assert_eq!(summary.histograms, 1);
-    summary.offences.first.into_iter().next().map(|(_, offence)| match offence {
+    summary.offences.first.into_iter().next().map(|offender| match offender.offence {
         Offence::Histogram { problem, .. } => problem,
         other => panic!("{other}"),
     })
@@ -94,9 +94,9 @@ fn a_series_is_judged_the_same_when_it_is_known() {
 #[test]
 fn unsorted_labels_are_taken_and_noted() {
     let unsorted = walk1(&request1(vec![series1(&[("job", "x"), ("__name__", "a")], &[1])])).unwrap();
-    assert!(unsorted.is_unsorted && unsorted.offences.count() == 0, "V1-22");
+    assert!(!unsorted.is_canonical && unsorted.offences.count() == 0, "V1-22");
     let empty = walk1(&request1(vec![series1(&[("__name__", "a"), ("job", "")], &[1])])).unwrap();
-    assert!(empty.is_unsorted && empty.offences.count() == 0, "V1-23");
+    assert!(!empty.is_canonical && empty.offences.count() == 0, "V1-23");
 }
 
 #[test]
@@ -220,7 +220,7 @@ const SYMBOLS: [&str; 5] = ["", "__name__", "up", "job", "x"];
 
 fn offence2(series: pb2::TimeSeries) -> Option<Offence> {
     let summary = walk2(&request2(&SYMBOLS, series)).unwrap();
-    summary.offences.first.into_iter().next().map(|(_, offence)| offence)
+    summary.offences.first.into_iter().next().map(|offender| offender.offence)
 }
 
 #[test]
@@ -236,8 +236,15 @@ fn a_2_0_request_is_counted_with_its_symbols_before_or_behind() {
             },
         ],
     };
-    let expected =
-        Summary { series: 2, samples: 1, exemplars: 1, timestamp_min: 5, timestamp_max: 5, ..Summary::default() };
+    let expected = Summary {
+        series: 2,
+        samples: 1,
+        exemplars: 1,
+        symbols: 5,
+        timestamp_min: 5,
+        timestamp_max: 5,
+        ..Summary::default()
+    };
     assert_eq!(walk2(&whole.encode_to_vec()), Ok(expected.clone()), "V2-60, V2-63");
     let series_first = pb2::Request { symbols: vec![], ..whole.clone() }.encode_to_vec();
     let symbols = pb2::Request { timeseries: vec![], ..whole }.encode_to_vec();
@@ -267,7 +274,7 @@ fn labels_of_2_0_follow_the_same_rules() {
     assert_eq!(offence2(series2(&[3, 4])), Some(Offence::NoMetricName), "V2-73");
     assert_eq!(offence2(series2(&[1, 2, 3, 4, 3, 2])), Some(twice), "V2-74");
     assert_eq!(offence2(series2(&[0, 2, 1, 2])), Some(Offence::EmptyLabelName), "V2-76");
-    assert!(walk2(&request2(&SYMBOLS, series2(&[3, 4, 1, 2]))).unwrap().is_unsorted, "V2-75");
+    assert!(!walk2(&request2(&SYMBOLS, series2(&[3, 4, 1, 2]))).unwrap().is_canonical, "V2-75");
     let both = pb2::TimeSeries { histograms: vec![pb2::Histogram::default()], ..series2(&[1, 2]) };
     assert_eq!(offence2(both), Some(Offence::SamplesAndHistograms), "V2-64");
 }
@@ -378,7 +385,7 @@ proptest! {
             prop_assert_eq!(summary.exemplars as usize, series.iter().map(|s| s.exemplars.len()).sum::<usize>());
             prop_assert_eq!(summary.offences.count() as usize, series.iter().filter(|s| !is_valid(s)).count());
             let canonical = |s: &pb1::TimeSeries| s.labels.is_sorted_by(|a, b| a.name < b.name) && s.labels.iter().all(|l| !l.value.is_empty());
-            prop_assert_eq!(summary.is_unsorted, series.iter().filter(|s| is_valid(s)).any(|s| !canonical(s)));
+            prop_assert_eq!(summary.is_canonical, series.iter().filter(|s| is_valid(s)).all(canonical));
         }
     }
 
