@@ -364,3 +364,219 @@ impl<'m> Labels2<'m> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost::Message;
+
+    use super::super::arbitrary::{self, both, has_a_proper_table, resolved, series};
+    use super::super::messages::{v1 as pb1, v2 as pb2};
+    use super::*;
+
+    fn texts<'m>(labels: &[Label<'m>]) -> Vec<(&'m str, &'m str)> {
+        let text = |bytes| std::str::from_utf8(bytes).unwrap();
+        labels.iter().map(|(name, value)| (text(name), text(value))).collect()
+    }
+
+    #[test]
+    fn a_visitor_sees_each_series_with_its_labels_and_says_what_becomes_of_it() {
+        let all = vec![
+            series(&[("__name__", "a"), ("job", "x")]),
+            series(&[("__name__", "b"), ("job", "")]),
+            series(&[("__name__", "c"), ("job", "x")]),
+        ];
+        for (protocol, message) in both(all.clone()) {
+            let mut seen = Vec::new();
+            let rewritten = rewrite(protocol, &message, |series, sink| {
+                assert_eq!((series.index as usize, series.unreadable), (seen.len(), None));
+                assert_eq!(series.encoded.is_some(), protocol == Protocol::V1);
+                seen.push(texts(series.labels));
+                match series.index {
+                    0 => Verdict::Keep,
+                    1 => Verdict::Drop,
+                    _ => {
+                        sink.label(b"__name__", b"renamed");
+                        sink.keep(1);
+                        sink.label(b"zone", "é".repeat(100).as_bytes());
+                        Verdict::Relabel
+                    }
+                }
+            });
+            let rewritten = rewritten.unwrap();
+            assert_eq!(seen[1], [("__name__", "b"), ("job", "")]);
+            let zone = "é".repeat(100);
+            let expected = [all[0].clone(), series(&[("__name__", "renamed"), ("job", "x"), ("zone", &zone)])].to_vec();
+            let is_as_expected = match protocol {
+                Protocol::V1 => rewritten.message == arbitrary::request(expected).encode_to_vec(),
+                Protocol::V2 => {
+                    let expected = arbitrary::as_2(&arbitrary::request(expected));
+                    let got = pb2::Request::decode(&*rewritten.message).unwrap();
+                    has_a_proper_table(&got) && resolved(&got) == resolved(&expected)
+                }
+            };
+            assert!(is_as_expected, "{protocol}");
+            assert_eq!(rewritten.dropped, Dropped { series: 1, samples: 1, histograms: 0, exemplars: 0 });
+            assert!(rewritten.is_changed);
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_yet_and_created_timestamps_stay_as_they_are() {
+        // Request: unknown 7; series: label, unknown 9 as a group, sample with unknown 5, field 6; then unknown 8.
+        let series =
+            [&[0x0a, 6, 0x0a, 1, b'a', 0x12, 1, b'b'][..], &[0x4b, 0x08, 1, 0x4c], &[0x12, 4, 0x10, 5, 0x28, 1]];
+        let one = [&[0x38, 1, 0x0a, 18][..], &series.concat(), &[0x42, 1, b'x']].concat();
+        let add = |_: &Series<'_, '_>, sink: &mut Sink<'_, '_>| {
+            sink.keep(0);
+            sink.label(b"c", b"d");
+            Verdict::Relabel
+        };
+        let rewritten = rewrite(Protocol::V1, &one, add).unwrap().message;
+        let label = [0x0a, 6, 0x0a, 1, b'c', 0x12, 1, b'd'];
+        let expected = [&[0x38, 1, 0x0a, 26][..], series[0], &label, series[1], series[2], &[0x42, 1, b'x']].concat();
+        assert_eq!(rewritten, expected, "V1-15");
+
+        // References unpacked, created timestamp (field 6), sample with a start timestamp and unknown 5.
+        let tail = [&[0x30, 9][..], &[0x12, 6, 0x10, 5, 0x18, 4, 0x28, 1], &[0x4b, 0x08, 1, 0x4c]].concat();
+        let two =
+            [&[0x38, 1, 0x2a, 18, 0x08, 1, 0x08, 2][..], &tail, &[0x22, 0, 0x22, 1, b'a', 0x22, 1, b'b']].concat();
+        let rewritten = rewrite(Protocol::V2, &two, add).unwrap().message;
+        let symbols = [0x22, 0, 0x22, 1, b'a', 0x22, 1, b'b', 0x22, 1, b'c', 0x22, 1, b'd'];
+        let expected = [&symbols[..], &[0x38, 1, 0x2a, 20, 0x0a, 4, 1, 2, 3, 4], &tail].concat();
+        assert_eq!(rewritten, expected, "V2-56, V2-83");
+    }
+
+    #[test]
+    fn labels_behind_other_fields_are_found_and_stand_in_front_then() {
+        let series = [&[0x12, 2, 0x10, 5][..], &[0x0a, 3, 0x0a, 1, b'a']].concat();
+        let message = [&[0x0a, 9][..], &series].concat();
+        let rewritten = rewrite(Protocol::V1, &message, |series, sink| {
+            assert_eq!((series.encoded, series.labels), (None, &[(&b"a"[..], &b""[..])][..]));
+            sink.keep(0);
+            Verdict::Relabel
+        });
+        assert_eq!(rewritten.unwrap().message, [0x0a, 9, 0x0a, 3, 0x0a, 1, b'a', 0x12, 2, 0x10, 5]);
+    }
+
+    #[test]
+    fn a_series_that_cannot_be_read_can_only_be_dropped() {
+        let good = series(&[("__name__", "a")]);
+        let bad = [
+            (Protocol::V1, vec![0x0a, 4, 0x0a, 2, 0x0a, 9], arbitrary::request(vec![good.clone()]).encode_to_vec()),
+            (Protocol::V2, vec![0x2a, 3, 0x0a, 1, 1], arbitrary::as_2(&arbitrary::request(vec![good])).encode_to_vec()),
+            (Protocol::V2, vec![0x2a, 4, 0x0a, 2, 1, 99], Vec::new()),
+            (Protocol::V1, [&[0x0a, 0xc0, 0xb8, 0x02][..], &[0x0a, 0].repeat(20_000)].concat(), Vec::new()),
+        ];
+        for (protocol, bad, good) in bad {
+            let message = [good.clone(), bad].concat();
+            let decide = |verdict| {
+                rewrite(protocol, &message, |series, _| match series.unreadable {
+                    Some(_) => {
+                        assert!(series.labels.is_empty());
+                        verdict
+                    }
+                    None => Verdict::Keep,
+                })
+            };
+            assert!(decide(Verdict::Keep).is_err() && decide(Verdict::Relabel).is_err());
+            let rewritten = decide(Verdict::Drop).unwrap();
+            assert_eq!(rewritten.dropped.series, 1);
+            assert_eq!(rewritten.message.len(), good.len().max(if protocol == Protocol::V2 { 2 } else { 0 }));
+        }
+    }
+
+    /// What becomes of the series with this number.
+    fn decision(decisions: &[u8], index: u32) -> u8 {
+        decisions.get(index as usize).map_or(0, |decision| decision % 4)
+    }
+
+    /// All labels in reverse, by text or as they are, and one more.
+    fn decide(decisions: &[u8], series: &Series<'_, '_>, sink: &mut Sink<'_, '_>) -> Verdict {
+        let n = series.labels.len();
+        match decision(decisions, series.index) {
+            0 => return Verdict::Keep,
+            1 => return Verdict::Drop,
+            2 => (0..n).rev().for_each(|n| sink.keep(n)),
+            _ => series.labels.iter().rev().for_each(|(name, value)| sink.label(name, value)),
+        }
+        sink.label(b"new", b"a");
+        Verdict::Relabel
+    }
+
+    proptest! {
+        #[test]
+        fn all_else_is_what_prost_finds_there(
+            one in arbitrary::request1(),
+            two in arbitrary::request2(),
+            decisions in prop::collection::vec(any::<u8>(), 6),
+        ) {
+            let message = one.encode_to_vec();
+            let kept = rewrite(Protocol::V1, &message, |_, _| Verdict::Keep).unwrap();
+            prop_assert_eq!((&kept.message, kept.is_changed), (&message, false));
+            let rewritten = rewrite(Protocol::V1, &message, |series, sink| decide(&decisions, series, sink)).unwrap();
+            let mut expected = one.clone();
+            let mut index = 0;
+            let mut dropped = Dropped::default();
+            expected.timeseries.retain_mut(|series| {
+                let decision = decision(&decisions, index);
+                index += 1;
+                if decision > 1 {
+                    series.labels.reverse();
+                    series.labels.push(pb1::Label { name: "new".into(), value: "a".into() });
+                } else if decision == 1 {
+                    dropped.series += 1;
+                    dropped.samples += series.samples.len() as u64;
+                    dropped.histograms += series.histograms.len() as u64;
+                    dropped.exemplars += series.exemplars.len() as u64;
+                }
+                decision != 1
+            });
+            // As bytes: the bits of floats count.
+            let decoded = pb1::WriteRequest::decode(&*rewritten.message).unwrap();
+            prop_assert_eq!(decoded.encode_to_vec(), expected.encode_to_vec());
+            prop_assert_eq!(rewritten.dropped, dropped);
+
+            let message = two.encode_to_vec();
+            let kept = rewrite(Protocol::V2, &message, |_, _| Verdict::Keep).unwrap();
+            let decoded = pb2::Request::decode(&*kept.message).unwrap();
+            prop_assert_eq!(resolved(&decoded), resolved(&two));
+            prop_assert!(has_a_proper_table(&decoded), "{:?}", decoded);
+            let rewritten = rewrite(Protocol::V2, &message, |series, sink| decide(&decisions, series, sink)).unwrap();
+            let mut expected = two.clone();
+            expected.symbols.extend(["new".into(), "a".into()]);
+            let new = expected.symbols.len() as u32 - 2;
+            let mut index = 0;
+            expected.timeseries.retain_mut(|series| {
+                let decision = decision(&decisions, index);
+                index += 1;
+                if decision > 1 {
+                    let pairs = series.labels_refs.chunks(2).rev().flatten().copied().collect::<Vec<u32>>();
+                    series.labels_refs = [pairs, vec![new, new + 1]].concat();
+                }
+                decision != 1
+            });
+            let decoded = pb2::Request::decode(&*rewritten.message).unwrap();
+            prop_assert_eq!(resolved(&decoded), resolved(&expected));
+            prop_assert!(has_a_proper_table(&decoded), "{:?}", decoded);
+        }
+
+        #[test]
+        fn no_damage_makes_it_panic(
+            one in arbitrary::request1(),
+            two in arbitrary::request2(),
+            damage in arbitrary::damage(),
+            decisions in prop::collection::vec(any::<u8>(), 6),
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+        ) {
+            for (protocol, mut message) in
+                [(Protocol::V1, one.encode_to_vec()), (Protocol::V2, two.encode_to_vec()), (Protocol::V1, bytes.clone()), (Protocol::V2, bytes)]
+            {
+                damage.strike(&mut message);
+                let _ = rewrite(protocol, &message, |series, sink| {
+                    if series.unreadable.is_some() { Verdict::Drop } else { decide(&decisions, series, sink) }
+                });
+            }
+        }
+    }
+}
