@@ -119,7 +119,6 @@ fn walk_series(series: Fields<'_>, seen: &SeenLabels, summary: &mut Summary) -> 
     let labels_len = series.rest().len() - fields.rest().len();
     let mut are_in_front = true;
     let mut problem = None;
-    let mut are_exemplars_utf8 = true;
     while let Some((number, value)) = fields.next_field()? {
         match (number, value) {
             (2, Value::Bytes(sample)) => {
@@ -128,30 +127,46 @@ fn walk_series(series: Fields<'_>, seen: &SeenLabels, summary: &mut Summary) -> 
             }
             (1, Value::Bytes(_)) => are_in_front = false,
             (3, Value::Bytes(exemplar)) => {
-                are_exemplars_utf8 &= walk_exemplar(exemplar)?;
+                if !walk_exemplar(exemplar)? {
+                    problem = problem.or(Some(Problem::ExemplarNotUtf8));
+                }
                 summary.exemplars += 1;
             }
             (4, Value::Bytes(histogram)) => {
                 let walked = histogram::walk(histogram)?;
                 summary.timestamp(walked.timestamp);
                 summary.histograms += 1;
-                problem = problem.or(walked.problem.map(|problem| (walked.timestamp, problem)));
+                problem = problem.or(walked.problem.map(|problem| Problem::Histogram(walked.timestamp, problem)));
             }
             (1..=4, _) => return Err(fields.wrong_type()),
             _ => {}
         }
     }
-    if let Some((timestamp, problem)) = problem {
-        return Ok(Labels::Checked(Err(Offence::Histogram { timestamp, problem })));
-    }
-    if !are_exemplars_utf8 {
-        return Ok(Labels::Checked(Err(Offence::NotUtf8)));
+    if let Some(problem) = problem {
+        return Ok(Labels::Checked(Err(problem.offence())));
     }
     if are_in_front {
         return Ok(Labels::ToLookUp(seen.hash(&series.rest()[..labels_len])));
     }
     let verdict = check_labels(series, seen.limits())?;
     Ok(Labels::Checked(verdict.map(|canonical| summary.is_canonical &= canonical == Canonical::Yes)))
+}
+
+/// What makes a series invalid before its labels are looked at.
+#[derive(Clone, Copy)]
+enum Problem {
+    Histogram(i64, histogram::Problem),
+    ExemplarNotUtf8,
+}
+
+impl Problem {
+    #[cold]
+    fn offence(self) -> Offence {
+        match self {
+            Problem::Histogram(timestamp, problem) => Offence::Histogram { timestamp, problem },
+            Problem::ExemplarNotUtf8 => Offence::NotUtf8,
+        }
+    }
 }
 
 /// Field 1, length-delimited.

@@ -122,7 +122,7 @@ impl fmt::Display for Invalid {
             (0, _) => f.write_str("only metadata was stored")?,
             _ => write!(f, "the rest was stored ({series} series)")?,
         }
-        write!(f, "; rejected with {} samples: {}", self.samples, self.offences)
+        write!(f, "; rejected: {} samples in {}", self.samples, self.offences)
     }
 }
 
@@ -217,6 +217,34 @@ mod tests {
         ] {
             assert_eq!((rejection.status().as_u16(), rejection.retry_after(0.5)), (status, None), "V1-41: {rejection}");
         }
+    }
+
+    #[test]
+    fn what_was_stored_beside_invalid_series_is_said_first_and_counted() {
+        use prost::Message;
+
+        use crate::protocol::messages::v1::{Label, TimeSeries, WriteRequest};
+        use crate::protocol::{Protocol, SeenLabels, v1};
+
+        let labels = (0..50).map(|n| Label { name: format!("\u{202e}{n}"), value: "x\u{7}".repeat(10_000) }).collect();
+        let series = TimeSeries { labels, ..Default::default() };
+        let message = WriteRequest { timeseries: vec![series; 1000], metadata: vec![] }.encode_to_vec();
+        let mut offences = v1::walk(&message, &SeenLabels::with_capacity(8)).unwrap().offences;
+        offences.describe(Protocol::V1, &message);
+        for (stored, expected) in [
+            (Summary { series: 5, samples: 3, exemplars: 2, ..Summary::default() }, "the rest was stored (5 series); "),
+            (Summary { metadata: 1, ..Summary::default() }, "only metadata was stored; "),
+            (Summary::default(), "nothing was stored; "),
+        ] {
+            let written = [stored.samples, stored.histograms, stored.exemplars];
+            let rejection = Rejection::Invalid(Box::new(Invalid { offences: offences.clone(), samples: 9, stored }));
+            assert_eq!((rejection.status().as_u16(), rejection.written()), (400, written), "V1-30, V2-31, V2-45");
+            let text = rejection.text();
+            assert!(text.starts_with(&format!("{expected}rejected: 9 samples in 1000 invalid series: series 0, {{")));
+            assert!(text.len() < 1100 && text.ends_with("; and 997 more\n"), "{text}");
+            assert!(!text.trim_end().contains(crate::protocol::text::is_unsafe), "{text:?}");
+        }
+        assert_eq!(Rejection::ShuttingDown.written(), [0; 3]);
     }
 
     #[test]
