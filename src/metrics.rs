@@ -96,6 +96,13 @@ impl Registry {
         };
         counter("promrelay_receive_requests_total", None, "Requests from upstreams, by protocol and answer.");
         counter("promrelay_receive_samples_total", None, "Samples (floats and histograms) acknowledged to upstreams.");
+        counter("promrelay_receive_invalid_series_total", None, "Series rejected because no receiver can take them.");
+        counter("promrelay_receive_invalid_samples_total", None, "Samples (floats and histograms) in these series.");
+        counter(
+            "promrelay_receive_rewritten_requests_total",
+            None,
+            "Requests that were not stored as they came: something was invalid, labels not sorted or without a value.",
+        );
         counter(
             "promrelay_receive_repeated_requests_total",
             None,
@@ -241,11 +248,16 @@ impl Registry {
                     ((protocol, code), self.counter("promrelay_receive_requests_total", &labels))
                 })
                 .collect(),
-            samples: ["1.0", "2.0"]
-                .map(|protocol| (protocol, self.counter("promrelay_receive_samples_total", &[("protocol", protocol)])))
-                .into(),
+            samples: self.by_protocol("promrelay_receive_samples_total"),
+            invalid_series: self.by_protocol("promrelay_receive_invalid_series_total"),
+            invalid_samples: self.by_protocol("promrelay_receive_invalid_samples_total"),
+            rewritten: self.by_protocol("promrelay_receive_rewritten_requests_total"),
             repeated: self.counter("promrelay_receive_repeated_requests_total", &[]),
         }
+    }
+
+    fn by_protocol(&self, name: &'static str) -> BTreeMap<&'static str, Counter> {
+        ["1.0", "2.0"].map(|protocol| (protocol, self.counter(name, &[("protocol", protocol)]))).into()
     }
 
     /// The log's.
@@ -321,6 +333,9 @@ impl Default for Registry {
 pub struct ReceiveMetrics {
     requests: BTreeMap<(&'static str, u16), Counter>,
     samples: BTreeMap<&'static str, Counter>,
+    invalid_series: BTreeMap<&'static str, Counter>,
+    invalid_samples: BTreeMap<&'static str, Counter>,
+    rewritten: BTreeMap<&'static str, Counter>,
     repeated: Counter,
 }
 
@@ -333,6 +348,17 @@ impl ReceiveMetrics {
     /// Samples were acknowledged.
     pub fn samples(&self, protocol: &'static str, samples: u64) {
         self.samples.get(protocol).expect("a protocol that is declared").increment(samples);
+    }
+
+    /// Series were rejected, with the samples in them.
+    pub fn invalid(&self, protocol: &'static str, series: u64, samples: u64) {
+        self.invalid_series.get(protocol).expect("a protocol that is declared").increment(series);
+        self.invalid_samples.get(protocol).expect("a protocol that is declared").increment(samples);
+    }
+
+    /// A request was not stored as it came.
+    pub fn rewritten(&self, protocol: &'static str) {
+        self.rewritten.get(protocol).expect("a protocol that is declared").increment(1);
     }
 
     /// A request was acknowledged that had been in the log before.

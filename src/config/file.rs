@@ -66,6 +66,17 @@ pub struct Server {
     /// The most bytes of requests that are worked on at a time; beyond it upstreams get 503. Default: `max_body` and `max_decoded` together,
     /// which is also the minimum.
     pub max_in_flight_bytes: Option<Size>,
+    /// The most series of a request; more is 413. Default: no limit. Minimum: 1.
+    pub max_series: Option<Count>,
+    /// The most symbols of a 2.0 request; more is 413. Default: no limit but that of 1048576, which is also the maximum. Minimum: 1.
+    pub max_symbols: Option<Count>,
+    /// The most labels of a series; one with more is rejected, the others of its request are stored. Default: no limit but that of 10000,
+    /// which is also the maximum. Minimum: 1.
+    pub max_labels: Option<Count>,
+    /// The most bytes of a label's name, likewise. Default: no limit. Minimum: `"8B"`, for `__name__`.
+    pub max_label_name_bytes: Option<Size>,
+    /// The most bytes of a label's value, likewise; the metric's name is one. Default: no limit. Minimum: `"1B"`.
+    pub max_label_value_bytes: Option<Size>,
     /// The most connections; more wait. Default: 1024.
     pub max_connections: Option<Count>,
     /// How long a request's head may take, and a connection may stay without a request. Default: `"90s"`, which is longer than

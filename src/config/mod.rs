@@ -18,7 +18,7 @@ use crate::savepoint::is_name;
 use crate::target::{Backoff, InvalidBackoff};
 use crate::wal::record::Meta;
 use crate::wal::{self, SyncMode};
-use crate::{dead_letter, receive, target, web};
+use crate::{dead_letter, protocol, receive, target, web};
 use value::{Count, Size, Span, Text};
 
 const KIB: u64 = 1 << 10;
@@ -314,7 +314,43 @@ impl Checker<'_> {
             }
             forward_headers.push(name);
         }
-        Ok(receive::Settings { body_bytes_max, decoded_bytes_max, in_flight_bytes_max, forward_headers })
+        let symbols_most = protocol::v2::SYMBOLS_MAX;
+        let label_limits = protocol::labels::Limits {
+            labels: self.limit("server.max_labels", server.max_labels, protocol::labels::LABELS_MAX)?,
+            name_bytes: self.length(
+                "server.max_label_name_bytes",
+                server.max_label_name_bytes,
+                protocol::labels::METRIC_NAME.len() as u64,
+            )?,
+            value_bytes: self.length("server.max_label_value_bytes", server.max_label_value_bytes, 1)?,
+        };
+        Ok(receive::Settings {
+            body_bytes_max,
+            decoded_bytes_max,
+            in_flight_bytes_max,
+            series_max: self.limit("server.max_series", server.max_series, usize::MAX)?,
+            symbols_max: self.limit("server.max_symbols", server.max_symbols, symbols_most)?,
+            label_limits,
+            forward_headers,
+        })
+    }
+
+    /// A number of things that may be limited. More than `most` are never taken: who writes that expects something else.
+    fn limit(&self, key: &str, limit: Option<Count>, most: usize) -> Result<Option<usize>, ConfigError> {
+        match limit.map(Count::as_usize) {
+            Some(0) => self.bad(key, 0, "must be at least 1; without the key there is no limit"),
+            Some(limit) if limit > most => {
+                self.bad(key, limit, format!("must be at most {most}: more are never taken"))
+            }
+            limit => Ok(limit),
+        }
+    }
+
+    /// A length that may be limited.
+    fn length(&self, key: &str, limit: Option<Size>, least: u64) -> Result<Option<usize>, ConfigError> {
+        let Some(limit) = limit else { return Ok(None) };
+        let bytes = self.size(key, Some(limit), 0, least)?;
+        Ok(Some(usize::try_from(bytes).unwrap_or(usize::MAX)))
     }
 
     fn target(&self, number: usize, target: file::Target) -> Result<target::Settings, ConfigError> {
@@ -499,7 +535,18 @@ mod tests {
         assert_eq!((config.wal.max_bytes, config.wal.segment_bytes), (10 << 30, 128 << 20));
         assert_eq!((config.receive.body_bytes_max, config.receive.decoded_bytes_max), (32 << 20, 32 << 20));
         assert_eq!(config.dead_letter_bytes, 64 << 20);
+        assert_eq!((config.receive.series_max, config.receive.symbols_max), (None, None));
+        assert!(!config.receive.label_limits.are_set());
         assert_eq!(config.targets[0].remote_timeout, Duration::from_secs(30));
+    }
+
+    #[test]
+    fn limits_on_what_is_received_are_taken_as_they_are_written() {
+        let lines = "max_series = 1\nmax_symbols = 2\nmax_labels = 3\nmax_label_name_bytes = \"1KiB\"\nmax_label_value_bytes = \"4KiB\"";
+        let receive = parse(&format!("[server]\n{lines}\n{TARGET}")).unwrap().receive;
+        assert_eq!((receive.series_max, receive.symbols_max), (Some(1), Some(2)));
+        let limits = receive.label_limits;
+        assert_eq!((limits.labels, limits.name_bytes, limits.value_bytes), (Some(3), Some(1024), Some(4096)));
     }
 
     #[test]
@@ -542,6 +589,20 @@ mod tests {
                 "config.toml: server.listen = \"nowhere\": must be an address and a port",
             ),
             ("[server]\nmax_connections = 0\n", "server.max_connections = 0: must be at least 1"),
+            (
+                "[server]\nmax_series = 0\n",
+                "server.max_series = 0: must be at least 1; without the key there is no limit",
+            ),
+            (
+                "[server]\nmax_labels = 10001\n",
+                "server.max_labels = 10001: must be at most 10000: more are never taken",
+            ),
+            ("[server]\nmax_symbols = 2000000\n", "server.max_symbols = 2000000: must be at most 1048576"),
+            (
+                "[server]\nmax_label_name_bytes = \"7B\"\n",
+                "server.max_label_name_bytes = \"7B\": must be at least \"8B\"",
+            ),
+            ("[server]\nmax_label_value_bytes = \"0B\"\n", "must be at least \"1B\""),
             ("[server]\nread_timeout = \"1ms\"\n", "server.read_timeout = \"1ms\": must be between 1s and a year"),
             ("[server]\nmax_in_flight_bytes = \"1MiB\"\n", "server.max_in_flight_bytes = \"1MiB\": must be at least"),
             (

@@ -186,3 +186,44 @@ pub fn both(timeseries: Vec<pb1::TimeSeries>) -> [(Protocol, Vec<u8>); 2] {
     let request = request(timeseries);
     [(Protocol::V1, request.encode_to_vec()), (Protocol::V2, as_2(&request).encode_to_vec())]
 }
+
+/// Series with their references resolved, the rest as bytes (the bits of floats count); `None` if a reference is out of range.
+pub fn resolved(request: &pb2::Request) -> Option<Vec<String>> {
+    let text = |reference: &u32| request.symbols.get(*reference as usize).cloned();
+    let texts = |references: &[u32]| references.iter().map(text).collect::<Option<Vec<String>>>();
+    let series = |series: &pb2::TimeSeries| {
+        let labels = texts(&series.labels_refs)?;
+        let exemplars = series.exemplars.iter().map(|exemplar| texts(&exemplar.labels_refs));
+        let exemplars = exemplars.collect::<Option<Vec<_>>>()?;
+        // Without symbols, 0 is no reference.
+        let text = |reference: u32| if reference == 0 { Some(String::new()) } else { text(&reference) };
+        let metadata = match &series.metadata {
+            Some(metadata) => Some((text(metadata.help_ref)?, text(metadata.unit_ref)?)),
+            None => None,
+        };
+        let mut rest = series.clone();
+        rest.labels_refs.clear();
+        rest.exemplars.iter_mut().for_each(|exemplar| exemplar.labels_refs.clear());
+        if let Some(metadata) = &mut rest.metadata {
+            (metadata.help_ref, metadata.unit_ref) = (0, 0);
+        }
+        Some(format!("{labels:?} {exemplars:?} {metadata:?} {:?}", rest.encode_to_vec()))
+    };
+    request.timeseries.iter().map(series).collect()
+}
+
+/// V2-68, V2-69.
+pub fn has_a_proper_table(request: &pb2::Request) -> bool {
+    let used = |place: u32| {
+        request.timeseries.iter().any(|series| {
+            let exemplars = series.exemplars.iter().flat_map(|exemplar| &exemplar.labels_refs);
+            let metadata = series.metadata.iter().flat_map(|metadata| [&metadata.help_ref, &metadata.unit_ref]);
+            series.labels_refs.iter().chain(exemplars).chain(metadata).any(|reference| *reference == place)
+        })
+    };
+    let mut sorted = request.symbols.clone();
+    sorted.sort_unstable();
+    request.symbols[0].is_empty()
+        && sorted.windows(2).all(|pair| pair[0] != pair[1])
+        && (1..request.symbols.len()).all(|place| used(place as u32))
+}

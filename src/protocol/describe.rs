@@ -6,6 +6,8 @@ use super::Protocol;
 use super::entries::{label_1, symbols_2};
 use super::histogram::each_varint;
 use super::labels::METRIC_NAME;
+use super::rewrite::Label;
+use super::text::visible;
 use super::wire::{Fields, Value};
 
 /// A description is never longer, in bytes.
@@ -18,13 +20,39 @@ pub const DESCRIPTION_LEN_MAX: usize = 512;
 /// `None` if there is no entry with this number (counted from 0), or its labels cannot be read.
 #[must_use]
 pub fn describe(protocol: Protocol, message: &[u8], entry: usize) -> Option<String> {
+    let (labels, are_all) = labels(protocol, message, entry)?;
+    are_all.then(|| description(&labels, DESCRIPTION_LEN_MAX))
+}
+
+/// The same of a series that may be invalid, with those of its labels that can be read and in at most `len_max` bytes. `None` if there are
+/// none.
+#[must_use]
+pub fn describe_readable(protocol: Protocol, message: &[u8], entry: usize, len_max: usize) -> Option<String> {
+    let (labels, _) = labels(protocol, message, entry)?;
+    (!labels.is_empty()).then(|| visible(&description(&labels, len_max)))
+}
+
+/// More do not fit into a description.
+const LABELS_SHOWN_MAX: usize = DESCRIPTION_LEN_MAX;
+
+/// The labels of an entry that can be read, and whether these are all.
+fn labels(protocol: Protocol, message: &[u8], entry: usize) -> Option<(Vec<Label<'_>>, bool)> {
     let mut labels = Vec::new();
+    let mut are_all = true;
     match protocol {
         Protocol::V1 => {
             let mut series = nth(message, 1, entry)?;
-            while let Some((number, value)) = series.next_field().ok()? {
-                if let (1, Value::Bytes(label)) = (number, value) {
-                    labels.push(label_1(label.rest(), label.offset()).ok()?);
+            loop {
+                match series.next_field() {
+                    Ok(Some((1, Value::Bytes(label)))) if labels.len() < LABELS_SHOWN_MAX => {
+                        match label_1(label.rest(), label.offset()) {
+                            Ok(label) => labels.push(label),
+                            Err(_) => are_all = false,
+                        }
+                    }
+                    Ok(Some(_)) => {}
+                    Ok(None) => break,
+                    Err(_) => return Some((labels, false)),
                 }
             }
         }
@@ -32,18 +60,28 @@ pub fn describe(protocol: Protocol, message: &[u8], entry: usize) -> Option<Stri
             let symbols = symbols_2(message, |symbol| symbol).ok()?;
             let mut series = nth(message, 5, entry)?;
             let mut references = Vec::new();
+            let mut is_odd = false;
             while let Some((number, value)) = series.next_field().ok()? {
                 if number == 1 {
-                    each_varint(&series, value, |reference| references.push(reference as u32)).ok()?;
+                    let take = |reference| {
+                        is_odd = !is_odd;
+                        if references.len() < 2 * LABELS_SHOWN_MAX {
+                            references.push(reference as u32);
+                        }
+                    };
+                    each_varint(&series, value, take).ok()?;
                 }
             }
-            let (pairs, []) = references.as_chunks::<2>() else { return None };
-            for [name, value] in pairs {
-                labels.push((*symbols.get(*name as usize)?, *symbols.get(*value as usize)?));
+            are_all = !is_odd;
+            for [name, value] in references.as_chunks::<2>().0 {
+                match symbols.get(*name as usize).zip(symbols.get(*value as usize)) {
+                    Some((name, value)) => labels.push((*name, *value)),
+                    None => are_all = false,
+                }
             }
         }
     }
-    Some(description(&labels))
+    Some((labels, are_all))
 }
 
 /// The content of the `n`th field with this number.
@@ -55,7 +93,7 @@ fn nth(message: &[u8], wanted: u32, n: usize) -> Option<Fields<'_>> {
         .and_then(|(_, value)| if let Value::Bytes(content) = value { Some(content) } else { None })
 }
 
-fn description(labels: &[(&[u8], &[u8])]) -> String {
+fn description(labels: &[Label<'_>], len_max: usize) -> String {
     let mut text = String::new();
     let metric_name = labels.iter().find(|(name, _)| *name == METRIC_NAME).map(|(_, value)| *value);
     let plain_metric_name = metric_name.filter(|name| is_plain(name, true));
@@ -72,13 +110,13 @@ fn description(labels: &[(&[u8], &[u8])]) -> String {
         text.push('=');
         push_text(&mut text, value, false);
         separator = ", ";
-        if text.len() > DESCRIPTION_LEN_MAX {
+        if text.len() > len_max {
             break;
         }
     }
     text.push('}');
-    if text.len() > DESCRIPTION_LEN_MAX {
-        text.truncate(text.floor_char_boundary(DESCRIPTION_LEN_MAX - 3));
+    if text.len() > len_max {
+        text.truncate(text.floor_char_boundary(len_max - 3));
         text.push_str("...");
     }
     text

@@ -17,6 +17,47 @@ pub const METRIC_NAME: &[u8] = b"__name__";
 /// More labels nobody means; checking them would take memory beyond what the request itself takes.
 pub const LABELS_MAX: usize = 10_000;
 
+/// What is configured as too much for one series. Labels without a value do not count: they are no labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The most labels.
+    pub labels: Option<usize>,
+    /// The most bytes of a label's name.
+    pub name_bytes: Option<usize>,
+    /// The most bytes of a label's value.
+    pub value_bytes: Option<usize>,
+}
+
+impl Limits {
+    /// Whether there are any.
+    #[must_use]
+    pub fn are_set(&self) -> bool {
+        *self != Limits::default()
+    }
+
+    /// Checks the labels of one series. Not a part of [`Checker`]: where no limit is set, nothing must be asked about each label.
+    ///
+    /// # Errors
+    /// What is over a limit.
+    pub fn check<'a>(&self, labels: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Result<(), Offence> {
+        let over = |len: usize, limit: Option<usize>| limit.filter(|limit| len > *limit);
+        let mut count = 0;
+        for (name, value) in labels.filter(|(_, value)| !value.is_empty()) {
+            count += 1;
+            if let Some(limit) = over(name.len(), self.name_bytes) {
+                return Err(Offence::LabelNameTooLong { name: shown(name), len: name.len(), limit });
+            }
+            if let Some(limit) = over(value.len(), self.value_bytes) {
+                return Err(Offence::LabelValueTooLong { name: shown(name), len: value.len(), limit });
+            }
+        }
+        match over(count, self.labels) {
+            Some(limit) => Err(Offence::OverLabelLimit { labels: count, limit }),
+            None => Ok(()),
+        }
+    }
+}
+
 /// Checks one series, label by label.
 #[derive(Debug, Default)]
 pub struct Checker<'a> {
@@ -85,9 +126,14 @@ pub enum Canonical {
 }
 
 fn duplicate(name: &[u8]) -> Offence {
-    // For people: a name of megabytes is not shown whole.
-    let shown = &name[..name.len().min(100)];
-    Offence::DuplicateLabelName { name: String::from_utf8_lossy(shown).into_owned() }
+    Offence::DuplicateLabelName { name: shown(name) }
+}
+
+/// For people: a name of megabytes is not shown whole.
+fn shown(name: &[u8]) -> String {
+    const SHOWN_MAX: usize = 60;
+    let front = String::from_utf8_lossy(&name[..name.len().min(SHOWN_MAX)]).into_owned();
+    if name.len() > SHOWN_MAX { front + "..." } else { front }
 }
 
 /// Hashes of the label sets lately found valid: a fixed table, shared by all threads without a lock.
@@ -95,10 +141,14 @@ fn duplicate(name: &[u8]) -> Offence {
 /// A bucket is a cache line of eight hashes; a new one takes the place that its own bits say. The secret is random per process, so
 /// nobody outside can prepare two label sets with the same hash, one of them invalid. (And if by chance it happens, an invalid series
 /// goes through once in 2^64 and is the target's to refuse.)
+///
+/// It has the limits with it that valid labels keep to: what is in the table was checked against these, so a hash that is found there
+/// answers for them too.
 #[derive(Debug)]
 pub struct SeenLabels {
     buckets: Box<[Bucket]>,
     secret: [u8; SECRET_LEN],
+    limits: Limits,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +163,12 @@ impl SeenLabels {
     /// A table for this many series, rounded up to a power of two; eight bytes each.
     #[must_use]
     pub fn with_capacity(series: usize) -> SeenLabels {
+        SeenLabels::within(Limits::default(), series)
+    }
+
+    /// The same, where labels must keep to limits.
+    #[must_use]
+    pub fn within(limits: Limits, series: usize) -> SeenLabels {
         let buckets = series.div_ceil(BUCKET_LEN).next_power_of_two();
         let buckets = (0..buckets).map(|_| Bucket::default()).collect();
         let random = RandomState::new();
@@ -120,7 +176,13 @@ impl SeenLabels {
         for (number, bytes) in secret.chunks_exact_mut(8).enumerate() {
             bytes.copy_from_slice(&random.hash_one(number).to_le_bytes());
         }
-        SeenLabels { buckets, secret }
+        SeenLabels { buckets, secret, limits }
+    }
+
+    /// What labels must keep to.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// The hash of a series' label bytes.
@@ -183,6 +245,21 @@ mod tests {
         assert_eq!(check(&[("", "a"), ("__name__", "up")]), Err(Offence::EmptyLabelName));
         assert_eq!(check(&[("__name__", "up"), ("job", "a"), ("job", "a")]), twice("job"));
         assert_eq!(check(&[("job", "a"), ("__name__", "up"), ("job", "b")]), twice("job"));
+    }
+
+    #[test]
+    fn limits_are_kept_to_the_byte_and_labels_without_a_value_are_none() {
+        let limits = |labels, name_bytes, value_bytes| Limits { labels, name_bytes, value_bytes };
+        let labels: [(&[u8], &[u8]); 3] = [(b"__name__", b"up"), (b"empty_and_long", b""), (b"job", b"abc")];
+        let check = |limits: Limits| limits.check(labels.into_iter());
+        assert!(!Limits::default().are_set());
+        assert_eq!(check(Limits::default()), Ok(()));
+        assert_eq!(check(limits(Some(2), Some(8), Some(3))), Ok(()));
+        assert_eq!(check(limits(Some(1), None, None)), Err(Offence::OverLabelLimit { labels: 2, limit: 1 }));
+        let name = "__name__".to_owned();
+        assert_eq!(check(limits(None, Some(7), None)), Err(Offence::LabelNameTooLong { name, len: 8, limit: 7 }));
+        let name = "job".to_owned();
+        assert_eq!(check(limits(None, None, Some(2))), Err(Offence::LabelValueTooLong { name, len: 3, limit: 2 }));
     }
 
     #[test]

@@ -7,6 +7,9 @@
 //!                              |--- labels     the rules for a series' labels; 1.0 remembers valid ones by their hash
 //!                              '--- histogram  the rules for a native histogram
 //!
+//!  not as it may be sent on ---> canonical   the valid series, labels sorted, by way of
+//!                                   '--- rewrite   each series kept, dropped, or with other labels
+//!
 //!  stored body ---> snappy    merged as it is (1.0), or decompressed
 //!                     |--- entries   one by one: which series, how much
 //!                     |--- describe  a series as people read it
@@ -20,12 +23,14 @@
 //!
 //! This module imports nothing of the crate, and everything in it is pure.
 
+pub mod canonical;
 pub mod describe;
 pub mod entries;
 pub mod histogram;
 pub mod labels;
 pub mod messages;
 pub mod rebuild;
+pub mod rewrite;
 pub mod snappy;
 pub mod symbols;
 pub mod text;
@@ -41,6 +46,7 @@ mod tests;
 use std::fmt;
 
 pub use labels::SeenLabels;
+use text::Quoted;
 pub use wire::Malformed;
 
 /// Which remote write protocol a request speaks.
@@ -105,8 +111,11 @@ pub struct Summary {
     pub timestamp_min: i64,
     /// Largest timestamp, ms; `i64::MIN` if there is none.
     pub timestamp_max: i64,
-    /// Some series has labels out of order or with empty values: legal to receive, not to send (`V1-22`, `V1-23`).
-    pub is_unsorted: bool,
+    /// Symbols (2.0).
+    pub symbols: u32,
+    /// The valid series may be sent on as they are. If not, some have labels out of order or with empty values, or the table of symbols is
+    /// not in order: legal to receive, not to send (`V1-22`, `V1-23`, `V2-69`).
+    pub is_canonical: bool,
     /// What no receiver can take.
     pub offences: Offences,
 }
@@ -121,36 +130,67 @@ impl Default for Summary {
             metadata: 0,
             timestamp_min: i64::MAX,
             timestamp_max: i64::MIN,
-            is_unsorted: false,
+            symbols: 0,
+            is_canonical: true,
             offences: Offences::default(),
         }
     }
 }
 
 impl Summary {
+    /// What the three `*-Written` headers of 2.0 say, in their order: samples, histograms, exemplars.
+    #[must_use]
+    pub fn written(&self) -> [u32; 3] {
+        [self.samples, self.histograms, self.exemplars]
+    }
+
+    /// Samples of both kinds.
+    #[must_use]
+    pub fn all_samples(&self) -> u64 {
+        u64::from(self.samples) + u64::from(self.histograms)
+    }
+
     fn timestamp(&mut self, ms: i64) {
         self.timestamp_min = self.timestamp_min.min(ms);
         self.timestamp_max = self.timestamp_max.max(ms);
     }
 }
 
-/// The invalid series of a request: how many, and the first few for the answer's text.
+/// The invalid series of a request: which, and the first few for the answer's text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Offences {
     count: u32,
-    first: Vec<(u32, Offence)>,
+    /// A bit for each series up to the last invalid one: a request can hold millions of them.
+    bits: Vec<u64>,
+    first: Vec<Offender>,
+}
+
+/// One invalid series.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Offender {
+    index: u32,
+    offence: Offence,
+    /// As far as it can be read.
+    description: Option<String>,
 }
 
 impl Offences {
-    /// How many are kept for the text; a request can hold a hundred thousand.
+    /// How many are kept for the text.
     const KEPT_MAX: usize = 3;
+    /// Bytes of a series' description.
+    const DESCRIPTION_LEN_MAX: usize = 150;
 
-    fn add(&mut self, series: u32, offence: Offence) {
+    fn add(&mut self, index: u32, offence: Offence) {
         self.count += 1;
+        let word = index as usize / 64;
+        if self.bits.len() <= word {
+            self.bits.resize(word + 1, 0);
+        }
+        self.bits[word] |= 1 << (index % 64);
         // They may be found out of order.
-        let place = self.first.partition_point(|(earlier, _)| *earlier < series);
+        let place = self.first.partition_point(|earlier| earlier.index < index);
         if place < Offences::KEPT_MAX {
-            self.first.insert(place, (series, offence));
+            self.first.insert(place, Offender { index, offence, description: None });
             self.first.truncate(Offences::KEPT_MAX);
         }
     }
@@ -160,20 +200,50 @@ impl Offences {
     pub fn count(&self) -> u32 {
         self.count
     }
+
+    /// Whether the series with this number, counted from 0, is invalid.
+    #[must_use]
+    pub fn contains(&self, index: u32) -> bool {
+        self.bits.get(index as usize / 64).is_some_and(|word| word >> (index % 64) & 1 == 1)
+    }
+
+    /// From now on the first ones are shown with their labels, as found in the request.
+    pub fn describe(&mut self, protocol: Protocol, message: &[u8]) {
+        for offender in &mut self.first {
+            let len_max = Offences::DESCRIPTION_LEN_MAX;
+            offender.description = describe::describe_readable(protocol, message, offender.index as usize, len_max);
+        }
+    }
+
+    /// The first one: which, and why.
+    #[must_use]
+    pub fn first(&self) -> Option<String> {
+        self.first.first().map(ToString::to_string)
+    }
 }
 
-/// `2 invalid series: series 0: no metric name (__name__); series 7: label name "job" twice`
+/// `2 invalid series: series 0, {job="x"}: no metric name (__name__); series 7, up{}: label name "job" twice`
 impl fmt::Display for Offences {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} invalid series: ", self.count)?;
-        for (n, (series, offence)) in self.first.iter().enumerate() {
+        for (n, offender) in self.first.iter().enumerate() {
             let separator = if n > 0 { "; " } else { "" };
-            write!(f, "{separator}series {series}: {offence}")?;
+            write!(f, "{separator}{offender}")?;
         }
         if self.count as usize > self.first.len() {
             write!(f, "; and {} more", self.count as usize - self.first.len())?;
         }
         Ok(())
+    }
+}
+
+impl fmt::Display for Offender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "series {}", self.index)?;
+        if let Some(description) = &self.description {
+            write!(f, ", {description}")?;
+        }
+        write!(f, ": {}", self.offence)
     }
 }
 
@@ -185,12 +255,18 @@ pub enum Offence {
     NoMetricName,
     #[error("a label without a name")]
     EmptyLabelName,
-    #[error("label name {name:?} twice")]
+    #[error("label name {} twice", Quoted(.name))]
     DuplicateLabelName { name: String },
-    #[error("a label name or value is not UTF-8")]
+    #[error("a name, value or other text is not UTF-8")]
     NotUtf8,
     #[error("more than {limit} labels")]
     TooManyLabels { limit: usize },
+    #[error("{labels} labels, the limit is {limit} (server.max_labels)")]
+    OverLabelLimit { labels: usize, limit: usize },
+    #[error("label name {} has {len} bytes, the limit is {limit} (server.max_label_name_bytes)", Quoted(.name))]
+    LabelNameTooLong { name: String, len: usize, limit: usize },
+    #[error("the value of label {} has {len} bytes, the limit is {limit} (server.max_label_value_bytes)", Quoted(.name))]
+    LabelValueTooLong { name: String, len: usize, limit: usize },
     #[error("an odd number of label references")]
     OddReferences,
     #[error("symbol reference {reference} in a table of {symbols} symbols")]

@@ -113,15 +113,15 @@ fn rebuild_1(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
 }
 
 /// A field as it was read.
-struct Field<'a> {
-    number: u32,
-    value: Value<'a>,
+pub(super) struct Field<'a> {
+    pub number: u32,
+    pub value: Value<'a>,
     /// All of it: tag, length, content.
-    bytes: &'a [u8],
+    pub bytes: &'a [u8],
 }
 
 #[inline]
-fn next_field<'a>(fields: &mut Fields<'a>) -> Result<Option<Field<'a>>, Malformed> {
+pub(super) fn next_field<'a>(fields: &mut Fields<'a>) -> Result<Option<Field<'a>>, Malformed> {
     let before = fields.rest();
     let Some((number, value)) = fields.next_field()? else { return Ok(None) };
     Ok(Some(Field { number, value, bytes: &before[..before.len() - fields.rest().len()] }))
@@ -193,10 +193,10 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
     let mut rebuilt = Vec::new();
     let mut entry = EntryBuffer::default();
     for selection in selections {
-        let mut symbols = Symbols { from: symbols_2(selection.message, |symbol| (symbol, None))?, table };
+        let mut symbols = Symbols::of(selection.message, table)?;
         each_chosen(selection, 5, |field, series| {
             match series {
-                Some(series) => entry.renumber_series(series, &mut symbols, &mut rebuilt)?,
+                Some(series) => entry.renumber_series(series, None, &mut symbols, &mut rebuilt)?,
                 // The old table.
                 None if field.number == 4 => {}
                 None => rebuilt.extend_from_slice(field.bytes),
@@ -209,15 +209,26 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
 }
 
 /// The symbols of the message at hand, each with its new place once it has been used, and the table where those are.
-struct Symbols<'a> {
+#[derive(Debug)]
+pub(super) struct Symbols<'a> {
     from: Vec<(&'a [u8], Option<u32>)>,
-    table: SymbolTable,
+    pub table: SymbolTable,
 }
 
-impl Symbols<'_> {
+impl<'a> Symbols<'a> {
+    /// Those of a request, none of them used yet.
+    pub fn of(message: &'a [u8], table: SymbolTable) -> Result<Symbols<'a>, Malformed> {
+        Ok(Symbols { from: symbols_2(message, |symbol| (symbol, None))?, table })
+    }
+
+    /// What an old reference stands for.
+    pub fn text(&self, reference: u32) -> Option<&'a [u8]> {
+        self.from.get(reference as usize).map(|(text, _)| *text)
+    }
+
     /// The new reference for an old one, found before `at`. (A reference has 32 bits: of a longer number the low ones count.)
     #[inline]
-    fn renumber(&mut self, reference: u64, at: &Fields<'_>) -> Result<u32, Malformed> {
+    pub fn renumber(&mut self, reference: u64, at: &Fields<'_>) -> Result<u32, Malformed> {
         match self.from.get_mut(reference as u32 as usize) {
             Some((_, Some(place))) => Ok(*place),
             Some((text, place)) => Ok(*place.insert(self.table.place(text)?)),
@@ -238,7 +249,7 @@ impl Symbols<'_> {
 
 /// The entry being built: lengths stand in front, and are only known when all behind them is.
 #[derive(Default)]
-struct EntryBuffer {
+pub(super) struct EntryBuffer {
     /// Packed label references, of the series and of an exemplar.
     labels: Vec<u8>,
     exemplar_labels: Vec<u8>,
@@ -248,10 +259,12 @@ struct EntryBuffer {
 }
 
 impl EntryBuffer {
-    /// Appends a series with new references to a request. Label references come first and packed; all else keeps its order.
-    fn renumber_series<'a>(
+    /// Appends a series with new references to a request. Label references come first and packed, or `labels` (new ones, packed) in their
+    /// place; all else keeps its order.
+    pub fn renumber_series<'a>(
         &mut self,
         mut series: Fields<'a>,
+        labels: Option<&[u8]>,
         symbols: &mut Symbols<'a>,
         rebuilt: &mut Vec<u8>,
     ) -> Result<(), Malformed> {
@@ -259,6 +272,7 @@ impl EntryBuffer {
         self.rest.clear();
         while let Some(Field { number, value, bytes }) = next_field(&mut series)? {
             match (number, value) {
+                (1, _) if labels.is_some() => {}
                 (1, value) => symbols.renumber_labels(&series, value, &mut self.labels)?,
                 (4, Value::Bytes(exemplar)) => self.renumber_exemplar(exemplar, symbols)?,
                 (5, Value::Bytes(metadata)) => self.renumber_metadata(metadata, symbols)?,
@@ -266,7 +280,7 @@ impl EntryBuffer {
                 _ => self.rest.extend_from_slice(bytes),
             }
         }
-        put_labels_and_rest(rebuilt, 5, &self.labels, &self.rest);
+        put_labels_and_rest(rebuilt, 5, labels.unwrap_or(&self.labels), &self.rest);
         Ok(())
     }
 
@@ -317,53 +331,12 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    use super::super::arbitrary;
+    use super::super::arbitrary::{self, has_a_proper_table, resolved};
     use super::super::messages::{v1 as pb1, v2 as pb2};
     use super::*;
 
     fn all(message: &[u8]) -> Selection<'_> {
         Selection { message, entries: Chosen::All }
-    }
-
-    /// Series with their references resolved, the rest as bytes (the bits of floats count); `None` if a reference is out of range.
-    fn resolved(request: &pb2::Request) -> Option<Vec<String>> {
-        let text = |reference: &u32| request.symbols.get(*reference as usize).cloned();
-        let texts = |references: &[u32]| references.iter().map(text).collect::<Option<Vec<String>>>();
-        let series = |series: &pb2::TimeSeries| {
-            let labels = texts(&series.labels_refs)?;
-            let exemplars = series.exemplars.iter().map(|exemplar| texts(&exemplar.labels_refs));
-            let exemplars = exemplars.collect::<Option<Vec<_>>>()?;
-            // Without symbols, 0 is no reference.
-            let text = |reference: u32| if reference == 0 { Some(String::new()) } else { text(&reference) };
-            let metadata = match &series.metadata {
-                Some(metadata) => Some((text(metadata.help_ref)?, text(metadata.unit_ref)?)),
-                None => None,
-            };
-            let mut rest = series.clone();
-            rest.labels_refs.clear();
-            rest.exemplars.iter_mut().for_each(|exemplar| exemplar.labels_refs.clear());
-            if let Some(metadata) = &mut rest.metadata {
-                (metadata.help_ref, metadata.unit_ref) = (0, 0);
-            }
-            Some(format!("{labels:?} {exemplars:?} {metadata:?} {:?}", rest.encode_to_vec()))
-        };
-        request.timeseries.iter().map(series).collect()
-    }
-
-    /// V2-68.
-    fn has_a_proper_table(request: &pb2::Request) -> bool {
-        let used = |place: u32| {
-            request.timeseries.iter().any(|series| {
-                let exemplars = series.exemplars.iter().flat_map(|exemplar| &exemplar.labels_refs);
-                let metadata = series.metadata.iter().flat_map(|metadata| [&metadata.help_ref, &metadata.unit_ref]);
-                series.labels_refs.iter().chain(exemplars).chain(metadata).any(|reference| *reference == place)
-            })
-        };
-        let mut sorted = request.symbols.clone();
-        sorted.sort_unstable();
-        request.symbols[0].is_empty()
-            && sorted.windows(2).all(|pair| pair[0] != pair[1])
-            && (1..request.symbols.len()).all(|place| used(place as u32))
     }
 
     fn series1(name: &str) -> pb1::TimeSeries {

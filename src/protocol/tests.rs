@@ -53,7 +53,7 @@ fn problem(histogram: pb1::Histogram) -> Option<histogram::Problem> {
         pb1::TimeSeries { labels: vec![label("__name__", "h")], histograms: vec![histogram], ..Default::default() };
     let summary = walk1(&request1(vec![series])).unwrap();
     assert_eq!(summary.histograms, 1);
-    summary.offences.first.into_iter().next().map(|(_, offence)| match offence {
+    summary.offences.first.into_iter().next().map(|offender| match offender.offence {
         Offence::Histogram { problem, .. } => problem,
         other => panic!("{other}"),
     })
@@ -94,9 +94,9 @@ fn a_series_is_judged_the_same_when_it_is_known() {
 #[test]
 fn unsorted_labels_are_taken_and_noted() {
     let unsorted = walk1(&request1(vec![series1(&[("job", "x"), ("__name__", "a")], &[1])])).unwrap();
-    assert!(unsorted.is_unsorted && unsorted.offences.count() == 0, "V1-22");
+    assert!(!unsorted.is_canonical && unsorted.offences.count() == 0, "V1-22");
     let empty = walk1(&request1(vec![series1(&[("__name__", "a"), ("job", "")], &[1])])).unwrap();
-    assert!(empty.is_unsorted && empty.offences.count() == 0, "V1-23");
+    assert!(!empty.is_canonical && empty.offences.count() == 0, "V1-23");
 }
 
 #[test]
@@ -220,7 +220,7 @@ const SYMBOLS: [&str; 5] = ["", "__name__", "up", "job", "x"];
 
 fn offence2(series: pb2::TimeSeries) -> Option<Offence> {
     let summary = walk2(&request2(&SYMBOLS, series)).unwrap();
-    summary.offences.first.into_iter().next().map(|(_, offence)| offence)
+    summary.offences.first.into_iter().next().map(|offender| offender.offence)
 }
 
 #[test]
@@ -236,8 +236,15 @@ fn a_2_0_request_is_counted_with_its_symbols_before_or_behind() {
             },
         ],
     };
-    let expected =
-        Summary { series: 2, samples: 1, exemplars: 1, timestamp_min: 5, timestamp_max: 5, ..Summary::default() };
+    let expected = Summary {
+        series: 2,
+        samples: 1,
+        exemplars: 1,
+        symbols: 5,
+        timestamp_min: 5,
+        timestamp_max: 5,
+        ..Summary::default()
+    };
     assert_eq!(walk2(&whole.encode_to_vec()), Ok(expected.clone()), "V2-60, V2-63");
     let series_first = pb2::Request { symbols: vec![], ..whole.clone() }.encode_to_vec();
     let symbols = pb2::Request { timeseries: vec![], ..whole }.encode_to_vec();
@@ -267,7 +274,7 @@ fn labels_of_2_0_follow_the_same_rules() {
     assert_eq!(offence2(series2(&[3, 4])), Some(Offence::NoMetricName), "V2-73");
     assert_eq!(offence2(series2(&[1, 2, 3, 4, 3, 2])), Some(twice), "V2-74");
     assert_eq!(offence2(series2(&[0, 2, 1, 2])), Some(Offence::EmptyLabelName), "V2-76");
-    assert!(walk2(&request2(&SYMBOLS, series2(&[3, 4, 1, 2]))).unwrap().is_unsorted, "V2-75");
+    assert!(!walk2(&request2(&SYMBOLS, series2(&[3, 4, 1, 2]))).unwrap().is_canonical, "V2-75");
     let both = pb2::TimeSeries { histograms: vec![pb2::Histogram::default()], ..series2(&[1, 2]) };
     assert_eq!(offence2(both), Some(Offence::SamplesAndHistograms), "V2-64");
 }
@@ -337,6 +344,94 @@ fn few_symbols_referred_to_very_often_are_refused_before_anybody_compares_them()
     assert!(matches!(offence, Some(Offence::TooManyLabels { .. } | Offence::DuplicateLabelName { .. })), "{offence:?}");
 }
 
+#[test]
+fn text_that_fails_a_strict_decoder_as_a_whole_makes_its_series_invalid() {
+    // Not a label's: an exemplar's label in 1.0; the help in 2.0.
+    let exemplar = pb1::Exemplar { labels: vec![label("trace_id", "xyz")], value: 1.0, timestamp: 1 };
+    let bad = pb1::TimeSeries { exemplars: vec![exemplar], ..series1(&[("__name__", "a")], &[1]) };
+    let mut request = request1(vec![bad, series1(&[("__name__", "b")], &[1])]);
+    assert_eq!(walk1(&request).unwrap().offences.count(), 0);
+    let at = request.windows(3).position(|bytes| bytes == b"xyz").unwrap();
+    request[at] = 0xff;
+    let offences = walk1(&request).unwrap().offences;
+    assert!(offences.count() == 1 && offences.contains(0), "{offences}");
+
+    let metadata = pb2::Metadata { help_ref: 5, ..Default::default() };
+    let bad = pb2::TimeSeries { metadata: Some(metadata), ..series2(&[1, 2]) };
+    let mut request = request2(&["", "__name__", "up", "job", "x", "xyz"], bad);
+    assert_eq!(walk2(&request).unwrap().offences.count(), 0);
+    let at = request.windows(3).position(|bytes| bytes == b"xyz").unwrap();
+    request[at] = 0xff;
+    assert_eq!(
+        walk2(&request).unwrap().offences.to_string(),
+        "1 invalid series: series 0: a name, value or other text is not UTF-8"
+    );
+}
+
+#[test]
+fn references_of_an_exemplar_beyond_those_that_are_read_are_not_trusted() {
+    let references = [vec![3, 4].repeat(LABELS), vec![9, 9]].concat();
+    const LABELS: usize = super::labels::LABELS_MAX;
+    let exemplar = pb2::Exemplar { labels_refs: references, value: 1.0, timestamp: 1 };
+    let series = pb2::TimeSeries { exemplars: vec![exemplar], ..series2(&[1, 2]) };
+    assert_eq!(offence2(series), Some(Offence::TooManyLabels { limit: LABELS }));
+}
+
+#[test]
+fn a_series_over_a_limit_is_invalid_also_when_it_was_seen_often() {
+    use labels::Limits;
+    let limits = Limits { labels: Some(2), name_bytes: Some(8), value_bytes: Some(3) };
+    let seen = SeenLabels::within(limits, 64);
+    let good = [("__name__", "up"), ("job", "abc")];
+    let bad: [&[(&str, &str)]; 4] = [
+        &[("__name__", "up"), ("a", "1"), ("b", "2")],
+        &[("__name__", "up"), ("a_long_name", "1")],
+        &[("__name__", "up"), ("job", "abcd")],
+        &[("job", "abcd"), ("__name__", "up")],
+    ];
+    for _ in 0..3 {
+        let request: Vec<_> = bad.iter().map(|labels| series1(labels, &[1])).chain([series1(&good, &[1])]).collect();
+        let one = v1::walk(&request1(request.clone()), &seen).unwrap();
+        let request = arbitrary::as_2(&arbitrary::request(request)).encode_to_vec();
+        let two = v2::walk_within(&request, &mut Scratch::default(), 1 << 20, &limits).unwrap();
+        for offences in [one.offences, two.offences] {
+            assert_eq!(offences.count(), 4, "V1-27, V2-80: {offences}");
+            assert!((0..4).all(|index| offences.contains(index)) && !offences.contains(4));
+        }
+        assert_eq!(walk2(&request).unwrap().offences.count(), 0, "without limits");
+    }
+    // Labels without a value are left out, and so are no labels.
+    let empty = series1(&[("__name__", "up"), ("a_long_empty_name", ""), ("b", ""), ("c", "1")], &[1]);
+    assert_eq!(v1::walk(&request1(vec![empty]), &seen).unwrap().offences.count(), 0);
+}
+
+#[test]
+fn all_invalid_series_are_known_and_the_first_are_described_as_far_as_they_can_be_read() {
+    let bad = || series1(&[("job", "x\u{1b}[0m")], &[1]);
+    let good = || series1(&[("__name__", "a")], &[1]);
+    let request = request1((0..200).map(|n| if n % 3 == 0 { bad() } else { good() }).collect());
+    let mut offences = walk1(&request).unwrap().offences;
+    assert!((0..300).all(|n| offences.contains(n) == (n < 200 && n % 3 == 0)));
+    offences.describe(Protocol::V1, &request);
+    assert_eq!(
+        offences.to_string(),
+        "67 invalid series: series 0, {job=\"x\\u{1b}[0m\"}: no metric name (__name__); \
+         series 3, {job=\"x\\u{1b}[0m\"}: no metric name (__name__); \
+         series 6, {job=\"x\\u{1b}[0m\"}: no metric name (__name__); and 64 more"
+    );
+    // The last reference leads nowhere; there are none at all; there is no name to the last value.
+    for (references, expected) in [
+        (vec![1, 2, 3, 9], "series 0, up{}: symbol reference 9 in a table of 5 symbols"),
+        (vec![9], "series 0: an odd number of label references"),
+        (vec![1, 2, 3, 4, 3], "series 0, up{job=\"x\"}: an odd number of label references"),
+    ] {
+        let request = request2(&SYMBOLS, series2(&references));
+        let mut offences = walk2(&request).unwrap().offences;
+        offences.describe(Protocol::V2, &request);
+        assert_eq!(offences.first().as_deref(), Some(expected));
+    }
+}
+
 fn arbitrary_label() -> impl Strategy<Value = pb1::Label> {
     (prop_oneof![Just("__name__".to_owned()), "[a-c]{0,2}", "\\PC{0,3}"], "\\PC{0,4}")
         .prop_map(|(name, value)| pb1::Label { name, value })
@@ -378,7 +473,7 @@ proptest! {
             prop_assert_eq!(summary.exemplars as usize, series.iter().map(|s| s.exemplars.len()).sum::<usize>());
             prop_assert_eq!(summary.offences.count() as usize, series.iter().filter(|s| !is_valid(s)).count());
             let canonical = |s: &pb1::TimeSeries| s.labels.is_sorted_by(|a, b| a.name < b.name) && s.labels.iter().all(|l| !l.value.is_empty());
-            prop_assert_eq!(summary.is_unsorted, series.iter().filter(|s| is_valid(s)).any(|s| !canonical(s)));
+            prop_assert_eq!(summary.is_canonical, series.iter().filter(|s| is_valid(s)).all(canonical));
         }
     }
 

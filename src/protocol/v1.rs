@@ -12,7 +12,7 @@
 //! found valid before is not checked again. Each look-up in the table of those is a cache miss; they are put off until there are a
 //! few, which then run side by side (a quarter of the walk's time, measured).
 
-use super::labels::{Canonical, Checker, SeenLabels};
+use super::labels::{Canonical, Checker, Limits, SeenLabels};
 use super::wire::{Fields, Malformed, Value};
 use super::{Offence, Summary, histogram};
 
@@ -91,9 +91,9 @@ impl<'a> PutOff<'a> {
             *is_known = seen.contains(check.hash);
         }
         for (_, check) in is_known.iter().zip(checks).filter(|(is_known, _)| !**is_known) {
-            match check_labels(check.series)? {
+            match check_labels(check.series, seen.limits())? {
                 Ok(Canonical::Yes) => seen.insert(check.hash),
-                Ok(Canonical::No) => summary.is_unsorted = true,
+                Ok(Canonical::No) => summary.is_canonical = false,
                 Err(offence) => summary.offences.add(check.index, offence),
             }
         }
@@ -127,33 +127,52 @@ fn walk_series(series: Fields<'_>, seen: &SeenLabels, summary: &mut Summary) -> 
             }
             (1, Value::Bytes(_)) => are_in_front = false,
             (3, Value::Bytes(exemplar)) => {
-                walk_exemplar(exemplar)?;
+                if !walk_exemplar(exemplar)? {
+                    problem = problem.or(Some(Problem::ExemplarNotUtf8));
+                }
                 summary.exemplars += 1;
             }
             (4, Value::Bytes(histogram)) => {
                 let walked = histogram::walk(histogram)?;
                 summary.timestamp(walked.timestamp);
                 summary.histograms += 1;
-                problem = problem.or(walked.problem.map(|problem| (walked.timestamp, problem)));
+                problem = problem.or(walked.problem.map(|problem| Problem::Histogram(walked.timestamp, problem)));
             }
             (1..=4, _) => return Err(fields.wrong_type()),
             _ => {}
         }
     }
-    if let Some((timestamp, problem)) = problem {
-        return Ok(Labels::Checked(Err(Offence::Histogram { timestamp, problem })));
+    if let Some(problem) = problem {
+        return Ok(Labels::Checked(Err(problem.offence())));
     }
     if are_in_front {
         return Ok(Labels::ToLookUp(seen.hash(&series.rest()[..labels_len])));
     }
-    let verdict = check_labels(series)?.map(|canonical| summary.is_unsorted |= canonical == Canonical::No);
-    Ok(Labels::Checked(verdict))
+    let verdict = check_labels(series, seen.limits())?;
+    Ok(Labels::Checked(verdict.map(|canonical| summary.is_canonical &= canonical == Canonical::Yes)))
+}
+
+/// What makes a series invalid before its labels are looked at.
+#[derive(Clone, Copy)]
+enum Problem {
+    Histogram(i64, histogram::Problem),
+    ExemplarNotUtf8,
+}
+
+impl Problem {
+    #[cold]
+    fn offence(self) -> Offence {
+        match self {
+            Problem::Histogram(timestamp, problem) => Offence::Histogram { timestamp, problem },
+            Problem::ExemplarNotUtf8 => Offence::NotUtf8,
+        }
+    }
 }
 
 /// Field 1, length-delimited.
 const TAG_LABEL: u8 = 0x0a;
 
-fn check_labels(series: Fields<'_>) -> Result<Result<Canonical, Offence>, Malformed> {
+fn check_labels(series: Fields<'_>, limits: &Limits) -> Result<Result<Canonical, Offence>, Malformed> {
     // Most series are ASCII throughout, lengths and tags included: one pass instead of one per string.
     let is_ascii = series.rest().is_ascii();
     let mut checker = Checker::default();
@@ -168,15 +187,19 @@ fn check_labels(series: Fields<'_>) -> Result<Result<Canonical, Offence>, Malfor
             return Ok(Err(offence));
         }
     }
-    Ok(checker.finish(|| label_names(series)))
+    let verdict = checker.finish(|| labels(series).map(|(name, _)| name));
+    if limits.are_set() {
+        return Ok(verdict.and_then(|canonical| limits.check(labels(series)).map(|()| canonical)));
+    }
+    Ok(verdict)
 }
 
-/// The names of a series' labels; the walk has shown that they can be read.
-fn label_names(mut series: Fields<'_>) -> impl Iterator<Item = &[u8]> {
+/// A series' labels; the walk has shown that they can be read.
+fn labels(mut series: Fields<'_>) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         while let Ok(Some((number, value))) = series.next_field() {
             if let (1, Value::Bytes(label)) = (number, value) {
-                return walk_label(label).ok().map(|(name, _)| name);
+                return walk_label(label).ok();
             }
         }
         None
@@ -218,16 +241,19 @@ fn walk_sample(mut sample: Fields<'_>) -> Result<i64, Malformed> {
     Ok(timestamp)
 }
 
-fn walk_exemplar(mut exemplar: Fields<'_>) -> Result<(), Malformed> {
+/// Whether all its labels are UTF-8: if not, a target that decodes strictly fails on the whole request.
+fn walk_exemplar(mut exemplar: Fields<'_>) -> Result<bool, Malformed> {
+    let mut is_utf8 = true;
     while let Some((number, value)) = exemplar.next_field()? {
         match (number, value) {
             (1, Value::Bytes(label)) => {
-                walk_label(label)?;
+                let (name, value) = walk_label(label)?;
+                is_utf8 &= std::str::from_utf8(name).is_ok() && std::str::from_utf8(value).is_ok();
             }
             (2, Value::Fixed64(_)) | (3, Value::Varint(_)) => {}
             (1..=3, _) => return Err(exemplar.wrong_type()),
             _ => {}
         }
     }
-    Ok(())
+    Ok(is_utf8)
 }

@@ -13,7 +13,7 @@
 //! reference outside of the table makes Prometheus 3.5 drop the connection without an answer: it must not get past us.
 
 use super::histogram::each_varint;
-use super::labels::{Canonical, Checker, LABELS_MAX};
+use super::labels::{Canonical, Checker, LABELS_MAX, Limits};
 use super::wire::{Fields, Malformed, Value};
 use super::{Offence, Summary, histogram};
 
@@ -42,7 +42,7 @@ struct Symbol {
 }
 
 /// More symbols nobody sends in one request; a table of them takes memory beyond what the request itself takes.
-const SYMBOLS_MAX: usize = 1 << 20;
+pub const SYMBOLS_MAX: usize = 1 << 20;
 
 /// Walks a decompressed request. `written_out_max` bounds what its labels would take if they were written out for each series, as in
 /// 1.0: a few symbols can be referred to so often that going through them, here or at a target, takes minutes.
@@ -50,19 +50,37 @@ const SYMBOLS_MAX: usize = 1 << 20;
 /// # Errors
 /// The bytes are not such a message, or beyond a limit.
 pub fn walk(message: &[u8], scratch: &mut Scratch, written_out_max: usize) -> Result<Summary, Malformed> {
+    walk_within(message, scratch, written_out_max, &Limits::default())
+}
+
+/// The same, where each series must keep to limits.
+///
+/// # Errors
+/// As [`walk`].
+pub fn walk_within(
+    message: &[u8],
+    scratch: &mut Scratch,
+    written_out_max: usize,
+    limits: &Limits,
+) -> Result<Summary, Malformed> {
     let Scratch { symbols, references } = scratch;
     symbols.clear();
+    let mut are_utf8 = true;
     let mut fields = Fields::new(message);
     while let Some((number, value)) = fields.next_field()? {
         match (number, value) {
             (4, Value::Bytes(symbol)) if symbols.len() == SYMBOLS_MAX => {
                 return Err(Malformed { offset: symbol.offset(), what: "more than 1048576 symbols" });
             }
-            (4, Value::Bytes(symbol)) => symbols.push(Symbol {
-                start: u32::try_from(symbol.offset()).map_err(|_| fields.wrong_type())?,
-                len: u32::try_from(symbol.rest().len()).map_err(|_| fields.wrong_type())?,
-                is_utf8: std::str::from_utf8(symbol.rest()).is_ok(),
-            }),
+            (4, Value::Bytes(symbol)) => {
+                let is_utf8 = std::str::from_utf8(symbol.rest()).is_ok();
+                are_utf8 &= is_utf8;
+                symbols.push(Symbol {
+                    start: u32::try_from(symbol.offset()).map_err(|_| fields.wrong_type())?,
+                    len: u32::try_from(symbol.rest().len()).map_err(|_| fields.wrong_type())?,
+                    is_utf8,
+                });
+            }
             // V2-20: a 1.0 message decodes as an empty 2.0 one. A 2xx would be silent loss.
             (1 | 3, Value::Bytes(_)) => {
                 let what = "a remote write 1.0 request where the Content-Type says 2.0, found";
@@ -73,9 +91,12 @@ pub fn walk(message: &[u8], scratch: &mut Scratch, written_out_max: usize) -> Re
             _ => {}
         }
     }
-    let table = Table { message, symbols };
+    let table = Table { message, symbols, limits: limits.are_set().then_some(limits) };
     let mut written_out_left = written_out_max;
-    let mut summary = Summary::default();
+    // V2-69. A symbol that is not UTF-8 makes those invalid who refer to it; where nobody does, it still fails the whole request at a
+    // target that decodes strictly. Neither is in a table that we write.
+    let is_canonical = are_utf8 && symbols.first().is_none_or(|first| first.len == 0);
+    let mut summary = Summary { symbols: symbols.len() as u32, is_canonical, ..Summary::default() };
     let mut fields = Fields::new(message);
     while let Some((number, value)) = fields.next_field()? {
         if let (5, Value::Bytes(series)) = (number, value) {
@@ -93,6 +114,7 @@ pub fn walk(message: &[u8], scratch: &mut Scratch, written_out_max: usize) -> Re
 struct Table<'a> {
     message: &'a [u8],
     symbols: &'a [Symbol],
+    limits: Option<&'a Limits>,
 }
 
 impl<'a> Table<'a> {
@@ -121,10 +143,18 @@ impl<'a> Table<'a> {
         for &[name, value] in pairs {
             checker.label(self.text(name)?, self.text(value)?)?;
         }
-        checker.finish(|| pairs.iter().filter_map(|&[name, _]| self.text(name).ok()))
+        let verdict = checker.finish(|| pairs.iter().filter_map(|&[name, _]| self.text(name).ok()))?;
+        if let Some(limits) = self.limits {
+            limits.check(pairs.iter().filter_map(|&[name, value]| self.text(name).ok().zip(self.text(value).ok())))?;
+        }
+        Ok(verdict)
     }
 
     fn check_exemplar(self, references: &[u32]) -> Result<(), Offence> {
+        // Only so many were read.
+        if references.len() > 2 * LABELS_MAX {
+            return Err(Offence::TooManyLabels { limit: LABELS_MAX });
+        }
         if !references.len().is_multiple_of(2) {
             return Err(Offence::OddReferences);
         }
@@ -181,7 +211,7 @@ fn walk_series(
             (5, Value::Bytes(mut metadata)) => {
                 while let Some((number, value)) = metadata.next_field()? {
                     match (number, value) {
-                        (3 | 4, Value::Varint(reference)) => offend(table.symbol(reference as u32).map(drop)),
+                        (3 | 4, Value::Varint(reference)) => offend(table.text(reference as u32).map(drop)),
                         (1, Value::Varint(_)) => {}
                         (1 | 3 | 4, _) => return Err(metadata.wrong_type()),
                         _ => {}
@@ -200,7 +230,7 @@ fn walk_series(
     })?;
     match table.check_labels(references) {
         Ok(Canonical::Yes) => {}
-        Ok(Canonical::No) => summary.is_unsorted = true,
+        Ok(Canonical::No) => summary.is_canonical = false,
         Err(offence) => offend(Err(offence)),
     }
     // V2-64.

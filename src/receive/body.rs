@@ -65,7 +65,10 @@ pub struct Share {
 
 impl Share {
     /// Grows the share to cover `bytes` in all.
-    fn grow_to(&mut self, bytes: u64, budget: &Budget) -> Result<(), Rejection> {
+    ///
+    /// # Errors
+    /// [`Rejection::Overloaded`].
+    pub fn grow_to(&mut self, bytes: u64, budget: &Budget) -> Result<(), Rejection> {
         if bytes > self.bytes {
             let more = budget.share(bytes - self.bytes)?;
             self.bytes += more.bytes;

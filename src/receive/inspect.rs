@@ -1,11 +1,24 @@
-//! From a body to what is in it: bounded decompression, then one walk. The bytes themselves are not changed.
+//! From a body to what is in it: bounded decompression, then one walk. The bytes themselves are not changed, unless they must be:
+//!
+//! ```text
+//!  body ---> decompress ---> walk ---> Summary: canonical, nothing invalid ---> stored as it came
+//!                                           |
+//!                                           '--> canonicalise ---> walk again ---> compress ---> stored
+//! ```
+//!
+//! The second walk counts what is left, and is the proof that it may be stored. This way takes several times as long as the other, and
+//! the body is decompressed once more for it: so that nothing of it is there before there is room for all of it.
 
 use std::cell::RefCell;
 
+use bytes::Bytes;
+
 use super::rejection::Rejection;
+use crate::protocol::canonical::canonicalise;
+use crate::protocol::rewrite::Dropped;
 use crate::protocol::snappy::{self, SnappyError};
 use crate::protocol::v2::Scratch;
-use crate::protocol::{Protocol, SeenLabels, Summary, v1, v2};
+use crate::protocol::{Malformed, Offences, Protocol, SeenLabels, Summary, v1, v2};
 
 /// Buffers of a thread are kept up to this size; a larger request gives its memory back.
 const KEPT_BYTES_MAX: usize = 2 << 20;
@@ -51,31 +64,98 @@ pub fn inspect(
     seen: &SeenLabels,
     limit: u64,
 ) -> Result<Summary, Rejection> {
+    decompressed(body, decoded_len, |message, scratch| {
+        walk(message, scratch, protocol, seen, limit).map_err(|malformed| not_a_message(protocol, malformed))
+    })
+}
+
+/// A request as it is stored instead of the one that came.
+#[derive(Debug)]
+pub struct Canonical {
+    /// Compressed.
+    pub body: Bytes,
+    /// Bytes when it is decompressed.
+    pub decoded_len: u64,
+    /// What is in it.
+    pub summary: Summary,
+    /// What is not in it any more.
+    pub dropped: Dropped,
+}
+
+/// Writes a request anew that was inspected with the same arguments: without the `offences` found then, and in order. The offences are
+/// described from now on.
+///
+/// # Errors
+/// [`Rejection::NotCanonical`]: it would be our mistake, and is not stored.
+pub fn rewrite(
+    body: &[u8],
+    decoded_len: u64,
+    protocol: Protocol,
+    seen: &SeenLabels,
+    limit: u64,
+    offences: &mut Offences,
+) -> Result<Canonical, Rejection> {
+    let not_canonical = |error: &dyn std::fmt::Display| Rejection::NotCanonical(error.to_string());
+    decompressed(body, decoded_len, |message, scratch| {
+        offences.describe(protocol, message);
+        let rewritten = canonicalise(protocol, message, offences).map_err(|error| not_canonical(&error))?;
+        let message = rewritten.message;
+        // Labels that are written out take no more than before, but where it was close to the limit, that was checked before.
+        let summary =
+            walk(&message, scratch, protocol, seen, limit).map_err(|malformed| not_a_message(protocol, malformed))?;
+        if summary.offences.count() > 0 {
+            return Err(not_canonical(&summary.offences));
+        }
+        if !summary.is_canonical {
+            return Err(not_canonical(&"it is still not in order"));
+        }
+        let body = snappy::compress(&message).map_err(|error| not_canonical(&error))?;
+        Ok(Canonical { body: body.into(), decoded_len: message.len() as u64, summary, dropped: rewritten.dropped })
+    })
+}
+
+/// Works on a body in this thread's buffer.
+fn decompressed<T>(
+    body: &[u8],
+    decoded_len: u64,
+    work: impl FnOnce(&[u8], &mut Scratch) -> Result<T, Rejection>,
+) -> Result<T, Rejection> {
     let len = usize::try_from(decoded_len).expect("the limit fits in memory");
     BUFFERS.with_borrow_mut(|(buffer, scratch)| {
         if buffer.len() < len {
             buffer.resize(len, 0);
         }
         let message = &mut buffer[..len];
-        let written = snap::raw::Decoder::new().decompress(body, message).map_err(not_snappy)?;
-        let message = &message[..written];
-        let walked = match protocol {
-            Protocol::V1 => v1::walk(message, seen),
-            Protocol::V2 => v2::walk(message, scratch, usize::try_from(limit).unwrap_or(usize::MAX)),
-        };
+        let written = snap::raw::Decoder::new().decompress(body, message).map_err(not_snappy);
+        let result = written.and_then(|written| work(&message[..written], scratch));
         if buffer.len() > KEPT_BYTES_MAX {
             buffer.truncate(KEPT_BYTES_MAX);
             buffer.shrink_to_fit();
         }
         scratch.shrink_to(KEPT_SYMBOLS_MAX);
-        walked.map_err(|malformed| Rejection::Malformed {
-            message: match protocol {
-                Protocol::V1 => "prometheus.WriteRequest (remote write 1.0)",
-                Protocol::V2 => "io.prometheus.write.v2.Request (remote write 2.0)",
-            },
-            malformed,
-        })
+        result
     })
+}
+
+fn walk(
+    message: &[u8],
+    scratch: &mut Scratch,
+    protocol: Protocol,
+    seen: &SeenLabels,
+    limit: u64,
+) -> Result<Summary, Malformed> {
+    match protocol {
+        Protocol::V1 => v1::walk(message, seen),
+        Protocol::V2 => v2::walk_within(message, scratch, usize::try_from(limit).unwrap_or(usize::MAX), seen.limits()),
+    }
+}
+
+fn not_a_message(protocol: Protocol, malformed: Malformed) -> Rejection {
+    let message = match protocol {
+        Protocol::V1 => "prometheus.WriteRequest (remote write 1.0)",
+        Protocol::V2 => "io.prometheus.write.v2.Request (remote write 2.0)",
+    };
+    Rejection::Malformed { message, malformed }
 }
 
 #[cfg(test)]

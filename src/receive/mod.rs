@@ -3,14 +3,20 @@
 //! ```text
 //!  POST ---> negotiate ---> read body ---> inspect -----------> append -------------> 204
 //!            headers        bounded,       decompress, walk,    waits for the sync    *-Written on 2.0
-//!               |           not too slow   count, validate         |
-//!               v              v              v                    v
-//!            415 400        413 503        400 413 503            503 + Retry-After
+//!               |           not too slow   count, validate         |    ^
+//!               v              v              v      |             v    |
+//!            415 400        413 503        400 413   |   503 + Retry-After
+//!                                                    '---> rewrite -----' ---> 204, or 400 if something was invalid
 //! ```
+//!
+//! A request is stored as it came unless some of its series are invalid, or it is not in order as a sender must send it. Then it is
+//! written anew, once, here: what is valid is stored and acknowledged to the sample, although the answer to the request is 400 (`V1-29`,
+//! `V1-30`, `V2-40`, `V2-41`, `V2-45`). A bad neighbour takes nothing with it, and nothing malformed ever reaches a target.
 //!
 //! # Promises
 //! - With `sync = "always"` a 2xx is sent after the record is durable (`V1-39`, `V2-24`).
-//! - What is stored is the body as it came, byte for byte.
+//! - What is stored is the body as it came, byte for byte, if it may be sent on as it is.
+//! - What a 400 says was stored is durable as after a 2xx. A 503 says that nothing was (but see below), and wins.
 //! - A request that has not reached the writer within 10 s of its last byte is answered 503 and never appended: an upstream's own
 //!   retry must not be overtaken by its late twin.
 //! - A client may go away at any moment. What was not taken by the writer then is never appended; what became durable all the same
@@ -21,6 +27,7 @@
 //! This module never meets a target: they have the log in common and nothing else.
 
 mod body;
+mod complaints;
 mod inspect;
 mod negotiate;
 mod rejection;
@@ -42,13 +49,16 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use body::{Budget, Share};
-use rejection::Rejection;
+use complaints::Complaints;
+use inspect::Canonical;
+use rejection::{Invalid, Rejection};
 use repeats::{Fingerprint, Repeats, Waiting};
 
 use crate::clock::now_ms;
 use crate::metrics::ReceiveMetrics;
-use crate::protocol::{Protocol, SeenLabels, Summary};
-use crate::wal::record::{Content, Counts, Header, Kind, Meta, NewRecord, TimeRange};
+use crate::protocol::labels::Limits;
+use crate::protocol::{Offences, Protocol, SeenLabels, Summary};
+use crate::wal::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
 use crate::wal::{AppendError, Appender};
 
 /// The paths that users of other receivers have in their configurations (`V1-03`, `V2-08`).
@@ -73,6 +83,12 @@ pub struct Settings {
     pub decoded_bytes_max: u64,
     /// Bytes of requests being worked on, over all.
     pub in_flight_bytes_max: u64,
+    /// Series of a request.
+    pub series_max: Option<usize>,
+    /// Symbols of a 2.0 request.
+    pub symbols_max: Option<usize>,
+    /// What each series must keep to.
+    pub label_limits: Limits,
     /// Headers that are stored with a request and sent on with it, lower case.
     pub forward_headers: Vec<HeaderName>,
 }
@@ -87,8 +103,11 @@ pub struct Receiver {
     settings: Settings,
     appender: std::sync::Mutex<Option<Appender>>,
     budget: Budget,
+    /// Held by the one rewriting for which the budget has no room.
+    beyond_budget: tokio::sync::Mutex<()>,
     seen: SeenLabels,
     repeats: Repeats,
+    complaints: Complaints,
     metrics: ReceiveMetrics,
     is_closed: AtomicBool,
 }
@@ -99,8 +118,10 @@ impl Receiver {
     pub fn new(settings: Settings, appender: Appender, metrics: ReceiveMetrics) -> Arc<Receiver> {
         Arc::new(Receiver {
             budget: Budget::new(settings.in_flight_bytes_max),
-            seen: SeenLabels::with_capacity(SEEN_SERIES),
+            beyond_budget: tokio::sync::Mutex::default(),
+            seen: SeenLabels::within(settings.label_limits, SEEN_SERIES),
             repeats: Repeats::default(),
+            complaints: Complaints::default(),
             appender: std::sync::Mutex::new(Some(appender)),
             is_closed: AtomicBool::new(false),
             settings,
@@ -138,20 +159,63 @@ impl Receiver {
         let deadline = Instant::now() + APPEND_TIMEOUT;
         let received_ms = now_ms();
         let decoded_len = inspect::decoded_len(&body, self.settings.decoded_bytes_max)?;
-        let summary = self.inspect(&body, decoded_len, protocol).await?;
-        if summary.offences.count() > 0 {
-            return Err(Rejection::Invalid(summary.offences));
+        let arrived = Arrived { protocol, meta, body, share, decoded_len, received_ms, deadline };
+        let summary = self.inspect(&arrived).await?;
+        if let Err(rejection) = self.within_limits(&summary) {
+            self.complain(sender, &rejection);
+            return Err(rejection);
         }
-        // An empty request asks whether we are here; there is nothing to deliver.
-        if decoded_len > 0 {
-            let content = content(protocol, &summary, decoded_len);
-            let arrived = Arrived { protocol, meta, body };
-            if !self.is_repeated(&arrived, deadline).await? {
-                let record = NewRecord::new(content, &arrived.meta, arrived.body.clone(), received_ms);
-                self.append(record, share, arrived, deadline).await?;
+        if summary.is_canonical && summary.offences.count() == 0 {
+            // An empty request asks whether we are here; there is nothing to deliver.
+            if decoded_len > 0 {
+                self.store(arrived, None, &summary).await?;
+            }
+            return Ok(summary);
+        }
+        self.store_canonical(arrived, summary).await
+    }
+
+    /// Stores what is valid of a request, in order.
+    async fn store_canonical(&self, arrived: Arrived, summary: Summary) -> Result<Summary, Rejection> {
+        let (protocol, sender) = (arrived.protocol, arrived.meta.sender);
+        let mut offences = summary.offences;
+        let canonical = self.rewrite(&arrived, &mut offences).await?;
+        let stored = canonical.summary.clone();
+        let dropped = canonical.dropped;
+        // Without series and metadata nothing is left but what nobody knows.
+        if stored.series > 0 || stored.metadata > 0 {
+            self.store(arrived, Some(canonical), &stored).await?;
+            self.metrics.rewritten(protocol.as_str());
+        }
+        if offences.count() == 0 {
+            return Ok(stored);
+        }
+        let samples = dropped.samples + dropped.histograms;
+        self.metrics.invalid(protocol.as_str(), dropped.series, samples);
+        let rejection = Rejection::Invalid(Box::new(Invalid { offences, samples, stored }));
+        self.complain(sender, &rejection);
+        Err(rejection)
+    }
+
+    fn within_limits(&self, summary: &Summary) -> Result<(), Rejection> {
+        let Settings { series_max, symbols_max, .. } = self.settings;
+        for (what, count, limit, key) in [
+            ("series", summary.series, series_max, "server.max_series"),
+            ("symbols", summary.symbols, symbols_max, "server.max_symbols"),
+        ] {
+            if let Some(limit) = limit.filter(|limit| count as usize > *limit) {
+                return Err(Rejection::TooMany { what, count, limit, key });
             }
         }
-        Ok(summary)
+        Ok(())
+    }
+
+    /// Whoever runs the relay must be able to find who sends what is not taken.
+    fn complain(&self, sender: Option<IpAddr>, rejection: &Rejection) {
+        if let Some(requests) = self.complaints.is_due(sender, Instant::now()) {
+            let sender = sender.map_or_else(|| "unknown".to_owned(), |sender| sender.to_string());
+            tracing::warn!(%sender, requests, %rejection, "an upstream sends what cannot be stored");
+        }
     }
 
     fn forwarded(&self, headers: &HeaderMap) -> Result<Vec<(String, Vec<u8>)>, Rejection> {
@@ -167,19 +231,61 @@ impl Receiver {
         Ok(forwarded)
     }
 
-    async fn inspect(&self, body: &Bytes, decoded_len: u64, protocol: Protocol) -> Result<Summary, Rejection> {
+    async fn inspect(&self, arrived: &Arrived) -> Result<Summary, Rejection> {
+        let Arrived { protocol, body, decoded_len, .. } = arrived;
         // The decompressed bytes are part of the budget as long as they are there.
-        let _share = self.budget.share(decoded_len)?;
-        let inspect = || inspect::inspect(body, decoded_len, protocol, &self.seen, self.settings.decoded_bytes_max);
-        if decoded_len <= INLINE_BYTES_MAX { inspect() } else { tokio::task::block_in_place(inspect) }
+        let _share = self.budget.share(*decoded_len)?;
+        let limit = self.settings.decoded_bytes_max;
+        let inspect = || inspect::inspect(body, *decoded_len, *protocol, &self.seen, limit);
+        if *decoded_len <= INLINE_BYTES_MAX { inspect() } else { tokio::task::block_in_place(inspect) }
+    }
+
+    async fn rewrite(&self, arrived: &Arrived, offences: &mut Offences) -> Result<Canonical, Rejection> {
+        let Arrived { protocol, body, decoded_len, deadline, .. } = arrived;
+        // Decompressed, rewritten, compressed. The least budget has no room for that beside the body of the largest request, which must pass
+        // all the same: what does not fit goes beyond it, but one at a time.
+        let _share = self.budget.share(3 * decoded_len).ok();
+        let _alone = match _share {
+            Some(_) => None,
+            None => Some(tokio::time::timeout_at(*deadline, self.beyond_budget.lock()).await.map_err(|_| busy())?),
+        };
+        let limit = self.settings.decoded_bytes_max;
+        let mut rewrite = || inspect::rewrite(body, *decoded_len, *protocol, &self.seen, limit, offences);
+        // It takes several times as long as to inspect.
+        if *decoded_len <= INLINE_BYTES_MAX / 4 { rewrite() } else { tokio::task::block_in_place(rewrite) }
+    }
+
+    /// Puts a request into the log, or what is canonical of it; unless that was done a moment ago.
+    async fn store(&self, arrived: Arrived, canonical: Option<Canonical>, summary: &Summary) -> Result<(), Rejection> {
+        if self.is_repeated(&arrived).await? {
+            return Ok(());
+        }
+        let Arrived { protocol, meta, body, mut share, decoded_len, received_ms, deadline } = arrived;
+        // A repetition is the same as it came, whatever was stored of it.
+        match canonical {
+            None => {
+                let record = NewRecord::new(content(protocol, summary, decoded_len), &meta, body.clone(), received_ms);
+                let fingerprint = move || Fingerprint::of(protocol, &meta, &body);
+                self.append(record, share, fingerprint, deadline).await
+            }
+            Some(Canonical { body: stored, decoded_len, .. }) => {
+                // Only one of the bodies stays.
+                share.grow_to(stored.len() as u64, &self.budget)?;
+                let fingerprint = Fingerprint::of(protocol, &meta, &body);
+                drop(body);
+                let record = NewRecord::new(content(protocol, summary, decoded_len), &meta, stored, received_ms);
+                self.append(record, share, move || fingerprint, deadline).await
+            }
+        }
     }
 
     /// Whether this very request became durable a moment ago, when its upstream had already gone.
-    async fn is_repeated(&self, arrived: &Arrived, deadline: Instant) -> Result<bool, Rejection> {
+    async fn is_repeated(&self, arrived: &Arrived) -> Result<bool, Rejection> {
         if self.repeats.is_empty() {
             return Ok(false);
         }
-        let known = tokio::time::timeout_at(deadline, self.repeats.is_durable(arrived.fingerprint())).await;
+        let fingerprint = Fingerprint::of(arrived.protocol, &arrived.meta, &arrived.body);
+        let known = tokio::time::timeout_at(arrived.deadline, self.repeats.is_durable(fingerprint)).await;
         let is_known = known.map_err(|_| busy())?;
         if is_known {
             self.metrics.repeated();
@@ -192,14 +298,14 @@ impl Receiver {
         &self,
         record: NewRecord,
         share: Share,
-        arrived: Arrived,
+        fingerprint: impl Fn() -> Fingerprint,
         deadline: Instant,
     ) -> Result<(), Rejection> {
         let ticket = {
             let appender = self.appender.lock().expect("no holder of this lock panics");
             appender.as_ref().ok_or(Rejection::ShuttingDown)?.append(record, Box::new(share))
         };
-        let mut waiting = Waiting::new(ticket, move || arrived.fingerprint(), self.repeats.clone());
+        let mut waiting = Waiting::new(ticket, fingerprint, self.repeats.clone());
         let outcome = match tokio::time::timeout_at(deadline, waiting.ticket().outcome()).await {
             Ok(outcome) => outcome,
             // The writer has it: it is durable or failed soon, and the answer must be true.
@@ -216,17 +322,16 @@ impl Receiver {
     }
 }
 
-/// What makes a request the same as another.
+/// A request whose body is here.
 struct Arrived {
     protocol: Protocol,
     meta: Meta,
     body: Bytes,
-}
-
-impl Arrived {
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint::of(self.protocol, &self.meta, &self.body)
-    }
+    share: Share,
+    decoded_len: u64,
+    received_ms: i64,
+    /// When it must have reached the writer.
+    deadline: Instant,
 }
 
 fn busy() -> Rejection {
@@ -239,7 +344,7 @@ fn content(protocol: Protocol, summary: &Summary, decoded_len: u64) -> Content {
             Protocol::V1 => Kind::Write1,
             Protocol::V2 => Kind::Write2,
         },
-        flags: if summary.is_unsorted { Header::FLAG_UNSORTED } else { 0 },
+        flags: 0,
         counts: Counts {
             samples: summary.samples,
             histograms: summary.histograms,
@@ -262,17 +367,15 @@ async fn write(State(receiver): State<Arc<Receiver>>, request: Request) -> Respo
     };
     let result = receiver.accept(protocol, request).await;
     let (mut response, written) = match &result {
-        Ok(summary) => {
-            receiver.metrics.samples(protocol.as_str(), u64::from(summary.samples) + u64::from(summary.histograms));
-            let written = [summary.samples, summary.histograms, summary.exemplars];
-            // V1-13, V2-25.
-            (StatusCode::NO_CONTENT.into_response(), written)
-        }
+        // V1-13, V2-25.
+        Ok(summary) => (StatusCode::NO_CONTENT.into_response(), summary.written()),
         Err(rejection) => {
-            tracing::debug!(%rejection, status = rejection.status().as_u16(), "rejected a request");
-            (rejected(rejection), [0; 3])
+            tracing::debug!(%rejection, status = rejection.status().as_u16(), "rejected a request, or a part of it");
+            (rejected(rejection), rejection.written())
         }
     };
+    let [samples, histograms, _] = written;
+    receiver.metrics.samples(protocol.as_str(), u64::from(samples) + u64::from(histograms));
     receiver.metrics.answered(Some(protocol.as_str()), response.status().as_u16());
     // V2-31: on every answer to 2.0, failures included. On 1.0 they would make Prometheus report losses that are none.
     if protocol == Protocol::V2 {

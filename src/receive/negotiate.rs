@@ -144,20 +144,60 @@ mod tests {
         }
     }
 
+    fn headers(pairs: &[(&str, &str)]) -> Result<Protocol, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(name.parse::<axum::http::HeaderName>().unwrap(), value.parse().unwrap());
+        }
+        negotiate(&headers).map_err(|rejection| {
+            assert_eq!(rejection.status(), 415, "V2-42");
+            rejection.text()
+        })
+    }
+
+    const TWO: &str = "application/x-protobuf;proto=io.prometheus.write.v2.Request";
+
     #[test]
     fn headers_decide_and_missing_ones_mean_what_prometheus_takes_them_for() {
-        let headers = |pairs: &[(&str, &str)]| {
-            let mut headers = HeaderMap::new();
-            for (name, value) in pairs {
-                headers.append(name.parse::<axum::http::HeaderName>().unwrap(), value.parse().unwrap());
-            }
-            negotiate(&headers).ok()
-        };
-        assert_eq!(headers(&[]), Some(Protocol::V1));
-        assert_eq!(headers(&[("content-encoding", "Snappy")]), Some(Protocol::V1), "V2-11");
-        for encoding in ["zstd", "gzip", "identity", "", "snappy, snappy"] {
-            assert_eq!(headers(&[("content-encoding", encoding)]), None, "{encoding}");
+        assert_eq!(headers(&[]), Ok(Protocol::V1), "V1-05, V1-06: senders must, receivers need not insist");
+        assert_eq!(headers(&[("content-encoding", "Snappy")]), Ok(Protocol::V1), "V2-11");
+        assert_eq!(headers(&[("content-type", TWO), ("content-encoding", "snappy")]), Ok(Protocol::V2), "V2-13, V2-19");
+        for encoding in ["zstd", "gzip", "identity", "", "snappy, snappy", "x-snappy-framed"] {
+            let text = headers(&[("content-type", TWO), ("content-encoding", encoding)]).unwrap_err();
+            assert!(text.contains("send \"snappy\""), "V2-42, V2-57: {text}");
         }
-        assert_eq!(headers(&[("content-encoding", "snappy"), ("content-encoding", "snappy")]), None);
+        headers(&[("content-encoding", "snappy"), ("content-encoding", "snappy")]).unwrap_err();
+        headers(&[("content-type", TWO), ("content-type", TWO)]).unwrap_err();
+    }
+
+    #[test]
+    fn neither_the_version_header_nor_anything_else_changes_the_protocol() {
+        // V1-08, V1-16, V2-09, V2-19: a version is told, but the content type decides; some senders tell none, some nonsense.
+        for version in ["0.1.0", "2.0.0", "9.9", ""] {
+            let version = ("x-prometheus-remote-write-version", version);
+            assert_eq!(headers(&[version]), Ok(Protocol::V1));
+            assert_eq!(headers(&[version, ("content-type", "application/x-protobuf")]), Ok(Protocol::V1));
+            assert_eq!(headers(&[version, ("content-type", TWO), ("user-agent", "x")]), Ok(Protocol::V2));
+        }
+    }
+
+    #[test]
+    fn vmagent_learns_that_it_must_speak_snappy() {
+        // It begins with zstd, and falls back after a 415 (or 400) to the same request in snappy.
+        let first = [
+            ("content-type", "application/x-protobuf"),
+            ("content-encoding", "zstd"),
+            ("x-victoriametrics-remote-write-version", "1"),
+        ];
+        let text = headers(&first).unwrap_err();
+        assert_eq!(text, "Content-Encoding \"zstd\" is not supported: send \"snappy\" (block format)\n");
+        let second = [("content-type", "application/x-protobuf"), ("content-encoding", "snappy")];
+        assert_eq!(headers(&second), Ok(Protocol::V1));
+    }
+
+    #[test]
+    fn what_a_client_sent_comes_back_to_it_but_not_without_end_and_not_as_it_is() {
+        let text = headers(&[("content-type", &format!("a\t{}", "x".repeat(5000)))]).unwrap_err();
+        assert!(text.len() < 400 && !text.contains('\t'), "{text}");
     }
 }

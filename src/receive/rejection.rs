@@ -3,21 +3,25 @@
 //! | cause | status |
 //! |---|---|
 //! | wrong `Content-Type` or `Content-Encoding` | 415 |
-//! | the bytes are not snappy, not protobuf, or some series is invalid | 400 |
-//! | larger than a limit | 413 |
+//! | the bytes are not snappy or not protobuf | 400 |
+//! | some series is invalid, or over a limit for each series; the others are stored | 400 |
+//! | larger than a limit: bytes, series, symbols. Nothing is stored | 413 |
 //! | anything on our side: log full or failing, too much at once, too slow, shutting down | 503 with `Retry-After` |
 //!
 //! Never 429: a Prometheus with default settings drops what it was sending. And never a 4xx for what is our trouble: that is dropped
 //! always.
+//!
+//! A request with too many series is 413 and not 400: it is too large, and a sender that understands 413 (the relay itself does) sends it
+//! again in smaller ones, where after a 400 it would look for culprits. A series over a limit is 400, as any other that can never be taken.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 
 use axum::http::StatusCode;
 
-use crate::protocol::{Malformed, Offences};
+use crate::protocol::{Malformed, Offences, Summary};
 use crate::wal::AppendError;
 
-/// Why a request was not taken. Nothing of it will be delivered.
+/// Why a request was not taken, or not all of it. But for [`Rejection::Invalid`], nothing of it will be delivered.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejection {
     /// Headers.
@@ -34,9 +38,24 @@ pub enum Rejection {
         /// Where it stops being one.
         malformed: Malformed,
     },
-    /// No receiver can take it.
-    #[error("nothing was stored: {0}")]
-    Invalid(Offences),
+    /// Some series cannot be taken by any receiver. The others are stored by now.
+    #[error(transparent)]
+    Invalid(Box<Invalid>),
+    /// A request cannot be put in order, and must not be stored as it is: our mistake, but it would be the same each time.
+    #[error("the request could not be put in order and is not stored: {0}")]
+    NotCanonical(String),
+    /// A limit of the configuration on things that are counted.
+    #[error("the request has {count} {what}, the limit is {limit} ({key})")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        count: u32,
+        /// The limit.
+        limit: usize,
+        /// Its key.
+        key: &'static str,
+    },
     /// A limit of the configuration.
     #[error("the {what} is larger than {limit} bytes ({key})")]
     TooLarge {
@@ -81,7 +100,42 @@ pub enum Rejection {
     ShuttingDown,
 }
 
+/// Which series of a request are invalid, and what became of the rest.
+#[derive(Debug)]
+pub struct Invalid {
+    /// The invalid series.
+    pub offences: Offences,
+    /// Samples and histograms in them.
+    pub samples: u64,
+    /// What is stored.
+    pub stored: Summary,
+}
+
+impl std::error::Error for Invalid {}
+
+/// What was stored comes first: the rest may be cut.
+impl fmt::Display for Invalid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Summary { series, metadata, .. } = self.stored;
+        match (series, metadata) {
+            (0, 0) => f.write_str("nothing was stored")?,
+            (0, _) => f.write_str("only metadata was stored")?,
+            _ => write!(f, "the rest was stored ({series} series)")?,
+        }
+        write!(f, "; rejected: {} samples in {}", self.samples, self.offences)
+    }
+}
+
 impl Rejection {
+    /// Samples, histograms and exemplars that were stored all the same (`V2-31`).
+    #[must_use]
+    pub fn written(&self) -> [u32; 3] {
+        match self {
+            Rejection::Invalid(invalid) => invalid.stored.written(),
+            _ => [0; 3],
+        }
+    }
+
     /// The answer's status.
     #[must_use]
     pub fn status(&self) -> StatusCode {
@@ -90,9 +144,12 @@ impl Rejection {
             Rejection::NotSnappy(_)
             | Rejection::Malformed { .. }
             | Rejection::Invalid(_)
+            | Rejection::NotCanonical(_)
             | Rejection::HeaderTooLong { .. }
             | Rejection::Unreadable(_) => StatusCode::BAD_REQUEST,
-            Rejection::TooLarge { .. } | Rejection::Log(AppendError::TooLarge { .. }) => StatusCode::PAYLOAD_TOO_LARGE,
+            Rejection::TooLarge { .. } | Rejection::TooMany { .. } | Rejection::Log(AppendError::TooLarge { .. }) => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Rejection::Stalled
             | Rejection::Overloaded { .. }
             | Rejection::Busy { .. }
@@ -154,10 +211,40 @@ mod tests {
             (Rejection::NotSnappy("x".into()), 400),
             (Rejection::Malformed { message: "x", malformed }, 400),
             (Rejection::TooLarge { what: "body", limit: 1, key: "server.max_body" }, 413),
+            (Rejection::TooMany { what: "series", count: 2, limit: 1, key: "server.max_series" }, 413),
+            (Rejection::NotCanonical("x".into()), 400),
             (Rejection::Log(AppendError::TooLarge { bytes: 2, max: 1 }), 413),
         ] {
             assert_eq!((rejection.status().as_u16(), rejection.retry_after(0.5)), (status, None), "V1-41: {rejection}");
         }
+    }
+
+    #[test]
+    fn what_was_stored_beside_invalid_series_is_said_first_and_counted() {
+        use prost::Message;
+
+        use crate::protocol::messages::v1::{Label, TimeSeries, WriteRequest};
+        use crate::protocol::{Protocol, SeenLabels, v1};
+
+        let labels = (0..50).map(|n| Label { name: format!("\u{202e}{n}"), value: "x\u{7}".repeat(10_000) }).collect();
+        let series = TimeSeries { labels, ..Default::default() };
+        let message = WriteRequest { timeseries: vec![series; 1000], metadata: vec![] }.encode_to_vec();
+        let mut offences = v1::walk(&message, &SeenLabels::with_capacity(8)).unwrap().offences;
+        offences.describe(Protocol::V1, &message);
+        for (stored, expected) in [
+            (Summary { series: 5, samples: 3, exemplars: 2, ..Summary::default() }, "the rest was stored (5 series); "),
+            (Summary { metadata: 1, ..Summary::default() }, "only metadata was stored; "),
+            (Summary::default(), "nothing was stored; "),
+        ] {
+            let written = [stored.samples, stored.histograms, stored.exemplars];
+            let rejection = Rejection::Invalid(Box::new(Invalid { offences: offences.clone(), samples: 9, stored }));
+            assert_eq!((rejection.status().as_u16(), rejection.written()), (400, written), "V1-30, V2-31, V2-45");
+            let text = rejection.text();
+            assert!(text.starts_with(&format!("{expected}rejected: 9 samples in 1000 invalid series: series 0, {{")));
+            assert!(text.len() < 1100 && text.ends_with("; and 997 more\n"), "{text}");
+            assert!(!text.trim_end().contains(crate::protocol::text::is_unsafe), "{text:?}");
+        }
+        assert_eq!(Rejection::ShuttingDown.written(), [0; 3]);
     }
 
     #[test]

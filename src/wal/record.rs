@@ -143,7 +143,8 @@ pub struct Header {
 }
 
 impl Header {
-    /// Some series of the record has labels out of order or with empty values.
+    /// Some series of the record has labels out of order or with empty values. In old logs only: such a request is rewritten before it is
+    /// stored.
     pub const FLAG_UNSORTED: u8 = 1;
 
     /// The bytes on disk at `seat`.
@@ -269,7 +270,7 @@ pub struct NewRecord {
 pub struct Content {
     /// Which protocol.
     pub kind: Kind,
-    /// [`Header::FLAG_UNSORTED`] or 0.
+    /// 0.
     pub flags: u8,
     /// What is in it.
     pub counts: Counts,
