@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::value::{Count, Size, Span, Text};
+use crate::relabel::RelabelConfig;
 use crate::target::StartFrom;
 
 /// The whole file.
@@ -176,6 +177,12 @@ pub struct Target {
     /// `"2.0"` always in that one. Default: `"auto"`.
     #[serde(default)]
     pub protocol: Protocol,
+    /// Labels that every series gets that does not have them, before `write_relabel_configs`. Default: none.
+    #[serde(default)]
+    pub external_labels: BTreeMap<String, Text>,
+    /// What of which series is sent, with Prometheus' keys and meaning. Default: everything as it is.
+    #[serde(default)]
+    pub write_relabel_configs: Vec<RelabelConfig>,
 }
 
 /// `target.protocol`

@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::protocol::Protocol;
+use crate::relabel::{RuleError, Rules};
 use crate::savepoint::is_name;
 use crate::target::{Backoff, InvalidBackoff};
 use crate::wal::record::Meta;
@@ -426,6 +427,14 @@ impl Checker<'_> {
                 target::SendOrder::FreshFirst { backlog_share }
             }
         };
+        let external_labels = target.external_labels.into_iter().map(|(name, value)| (name, value.0)).collect();
+        let relabeling = match Rules::new(&external_labels, &target.write_relabel_configs) {
+            Ok(relabeling) => relabeling,
+            Err(RuleError { place, value, problem }) => {
+                let value = value.map_or_else(|| "...".to_owned(), |value| quoted(&value));
+                return self.bad(key(&place.to_string()), value, problem.to_string());
+            }
+        };
         Ok(target::Settings {
             name: name.clone(),
             url,
@@ -438,6 +447,7 @@ impl Checker<'_> {
             poison_after: self.span(&key("poison_after"), target.poison_after, 600_000, 1)?,
             sample_age_limit,
             send_order,
+            relabeling,
             protocol: match target.protocol {
                 file::Protocol::Auto => target::ProtocolRule::Auto,
                 file::Protocol::V1 => target::ProtocolRule::Always(Protocol::V1),

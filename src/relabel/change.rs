@@ -11,6 +11,15 @@ pub struct Change {
     ends: Box<[(usize, usize)]>,
 }
 
+/// A label as it becomes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merged<'a> {
+    /// That of the series with this number, as it was.
+    Kept(usize),
+    /// This one.
+    Set(&'a [u8], &'a [u8]),
+}
+
 impl Change {
     /// `edits` are sorted by name, each name once.
     pub(super) fn new(edits: &[(&str, &str)]) -> Change {
@@ -45,27 +54,31 @@ impl Change {
     /// Gives out the labels as they become, sorted by name. `labels` are those from which the change was made; of others, what the change
     /// does not name stays.
     #[inline]
-    pub fn merge<'a>(&'a self, labels: &[Label<'a>], mut each: impl FnMut(&'a [u8], &'a [u8])) {
-        let mut labels = labels.iter();
-        let mut next = labels.next();
+    pub fn merge<'a>(&'a self, labels: &[Label<'_>], mut each: impl FnMut(Merged<'a>)) {
+        let mut next = 0;
         for (name, value) in self.edits() {
-            while let Some((other, unchanged)) = next.filter(|(other, _)| *other < name) {
-                each(other, unchanged);
-                next = labels.next();
+            while labels.get(next).is_some_and(|(other, _)| *other < name) {
+                each(Merged::Kept(next));
+                next += 1;
             }
-            if next.is_some_and(|(other, _)| *other == name) {
-                next = labels.next();
+            if labels.get(next).is_some_and(|(other, _)| *other == name) {
+                next += 1;
             }
             if !value.is_empty() {
-                each(name, value);
+                each(Merged::Set(name, value));
             }
         }
-        next.into_iter().chain(labels).for_each(|(name, value)| each(name, value));
+        (next..labels.len()).for_each(|kept| each(Merged::Kept(kept)));
     }
 
     /// The same, behind what is in a list.
     pub fn merge_into<'a>(&'a self, labels: &[Label<'a>], merged: &mut Vec<Label<'a>>) {
-        self.merge(labels, |name, value| merged.push((name, value)));
+        self.merge(labels, |label| {
+            merged.push(match label {
+                Merged::Kept(n) => labels[n],
+                Merged::Set(name, value) => (name, value),
+            });
+        });
     }
 
     /// Bytes on the heap.

@@ -37,7 +37,7 @@ mod builder;
 mod case;
 
 pub use cache::{Key, Relabeler, Verdict};
-pub use change::Change;
+pub use change::{Change, Merged};
 pub use config::{Action, RelabelConfig};
 pub use rules::{Outcome, RuleError, Rules};
 

@@ -21,6 +21,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `reading` | cursors: what comes next |
+//! | `rewriting`, `outgoing` | what the target's rules leave of it |
 //! | `queue`, `batch`, `window` | which records make a request, what is left of it, what must wait for what |
 //! | `pace`, `speed`, `backoff` | how fast, how long |
 //! | `delivery` | brings these together: what to do next, what follows from an answer |
@@ -48,6 +49,7 @@ mod progress;
 mod queue;
 mod reading;
 mod request;
+mod rewriting;
 mod settings;
 mod speed;
 mod state;
@@ -73,11 +75,11 @@ pub use negotiation::ProtocolRule;
 pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
 use orders::{Inbox, Letter};
 use outcome::{Outcome, Sent};
-use outgoing::Outgoing;
 use parcel::PARCEL;
 pub use progress::{Details, Progress, Snapshot};
 use reading::{PART_AT_LAG_MS, Read, Reading};
 use request::Stored;
+use rewriting::{NotRewritten, Rewriting};
 pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
 pub use state::Phase;
@@ -123,6 +125,7 @@ pub struct Target {
     client: Arc<Client>,
     delivery: Delivery,
     reading: Reading,
+    rewriting: Rewriting,
     speed: Speed,
     age: AgeClock,
     attempts: JoinSet<Ended>,
@@ -169,6 +172,7 @@ impl Target {
         Ok(Target {
             delivery: Delivery::new(settings.rules(), settings.pace(), resume, std::time::Instant::now()),
             reading: Reading::new(log, &savepoint),
+            rewriting: Rewriting::new(&settings.relabeling),
             speed: Speed::new(),
             age: AgeClock::default(),
             attempts: JoinSet::new(),
@@ -274,7 +278,10 @@ impl Target {
                 match self.reading.next(lane, &savepoint) {
                     Read::Record(record) => {
                         self.unreadable = None;
-                        self.delivery.read(lane, Arc::new(Outgoing::whole(record)));
+                        match self.rewriting.outgoing(record) {
+                            Ok(outgoing) => self.delivery.read(lane, Arc::new(outgoing)),
+                            Err(failed) => self.cannot_rewrite(&failed),
+                        }
                     }
                     Read::Gap { parts, place, reason } => self.lost(parts, place, &reason),
                     Read::Unreadable(error) => return self.cannot_read(lane, &error, now),
@@ -326,6 +333,20 @@ impl Target {
             next: place,
             outcomes: Outcomes::lost(part.samples()),
         }));
+    }
+
+    /// A record that was stored as valid is not. It is lost for this target: as it is, what the rules keep back may be in it.
+    fn cannot_rewrite(&mut self, failed: &NotRewritten) {
+        let NotRewritten { record, error } = failed;
+        let samples = record.header.counts.ledger_samples();
+        let position = record.header.position.0;
+        tracing::error!(target = self.settings.name, position, samples, %error, "a record cannot be relabeled and is lost for this target");
+        self.completed.push(Completed {
+            from: Mark { position: record.header.position.previous(), total: record.header.total_before() },
+            to: record.mark(),
+            next: record.next,
+            outcomes: Outcomes::lost(samples),
+        });
     }
 
     /// The disk does not give the next record. Nothing is lost by that: it is read again, for [`UNREADABLE_PATIENCE`], and taken for

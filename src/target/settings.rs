@@ -7,6 +7,8 @@ use super::delivery::Rules;
 use super::negotiation::ProtocolRule;
 use super::pace;
 
+use crate::relabel;
+
 /// The most requests at a time.
 pub const IN_FLIGHT_MAX: usize = Rules::IN_FLIGHT_MAX;
 
@@ -49,6 +51,8 @@ pub struct Settings {
     pub send_order: SendOrder,
     /// In which protocol data is sent.
     pub protocol: ProtocolRule,
+    /// What of which series is sent.
+    pub relabeling: relabel::Rules,
 }
 
 /// What a target that is behind is sent first.
