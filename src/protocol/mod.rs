@@ -22,6 +22,7 @@
 
 pub mod describe;
 pub mod entries;
+mod exemplars;
 pub mod histogram;
 pub mod labels;
 pub mod messages;
@@ -35,6 +36,8 @@ pub mod wire;
 
 #[cfg(test)]
 mod arbitrary;
+#[cfg(test)]
+mod plain;
 #[cfg(test)]
 mod tests;
 

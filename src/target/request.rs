@@ -75,7 +75,7 @@ pub fn body(kind: Kind, parts: &[(Arc<Record>, Chosen)]) -> Result<Bytes, BodyEr
             },
         })
         .collect();
-    let message = if selections.is_empty() { Vec::new() } else { rebuild(protocol, &selections)? };
+    let message = if selections.is_empty() { Vec::new() } else { rebuild(protocol, &selections)?.message };
     Ok(snappy::compress(&message)?.into())
 }
 
