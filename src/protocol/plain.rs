@@ -46,11 +46,6 @@ pub fn histogram_2(histogram: &pb1::Histogram) -> pb2::Histogram {
     pb2::Histogram::decode(&*histogram.encode_to_vec()).unwrap()
 }
 
-/// The same histogram in 1.0: without its start timestamp.
-pub fn histogram_1(histogram: &pb2::Histogram) -> pb1::Histogram {
-    pb1::Histogram::decode(&*histogram.encode_to_vec()).unwrap()
-}
-
 /// The entries of a 1.0 request, and its metadata. `None` where prost does not decode it.
 pub fn of_1(message: &[u8]) -> Option<(Vec<Series>, Vec<pb1::MetricMetadata>)> {
     let request = pb1::WriteRequest::decode(message).ok()?;
