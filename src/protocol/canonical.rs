@@ -45,8 +45,9 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    use super::super::arbitrary::{self, both, has_a_proper_table, request, resolved, series};
+    use super::super::arbitrary::{self, both, request, resolved, series};
     use super::super::messages::{v1 as pb1, v2 as pb2};
+    use super::super::plain::has_a_proper_table;
     use super::super::{SeenLabels, Summary, v1, v2};
     use super::*;
 

@@ -36,7 +36,8 @@ pub enum Problem {
     CustomWithZeroOrNegative,
 }
 
-const SCHEMA_CUSTOM: i32 = -53;
+/// Buckets with bounds of their own.
+pub(super) const SCHEMA_CUSTOM: i32 = -53;
 
 /// One sign's spans and buckets.
 #[derive(Debug, Default)]
@@ -218,7 +219,7 @@ pub(super) fn each_varint(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMu
 }
 
 /// A repeated double, packed or not.
-fn each_double(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMut(f64)) -> Result<(), Malformed> {
+pub(super) fn each_double(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMut(f64)) -> Result<(), Malformed> {
     match value {
         Value::Fixed64(bits) => take(f64::from_bits(bits)),
         Value::Bytes(mut packed) => {

@@ -13,7 +13,8 @@
 //!  stored body ---> snappy    merged as it is (1.0), or decompressed
 //!                     |--- entries   one by one: which series, how much
 //!                     |--- describe  a series as people read it
-//!                     '--- rebuild   a request of chosen entries of several, in 2.0 with a new table of `symbols`
+//!                     |--- rebuild   a request of chosen entries of several, in 2.0 with a new table of `symbols`
+//!                     '--- translate the same in the other protocol
 //! ```
 //!
 //! The walk checks what a receiver downstream would stumble over, so that nothing malformed ever becomes a target's poison. Values
@@ -26,6 +27,7 @@
 pub mod canonical;
 pub mod describe;
 pub mod entries;
+mod exemplars;
 pub mod histogram;
 pub mod labels;
 pub mod messages;
@@ -34,12 +36,17 @@ pub mod rewrite;
 pub mod snappy;
 pub mod symbols;
 pub mod text;
+pub mod translate;
 pub mod v1;
 pub mod v2;
 pub mod wire;
 
 #[cfg(test)]
 mod arbitrary;
+#[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod plain;
 #[cfg(test)]
 mod tests;
 

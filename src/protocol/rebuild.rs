@@ -12,6 +12,9 @@
 //! number here. In 2.0 only references change (of labels, of exemplars' labels, of help and unit), and symbols without a use are left
 //! out (`V2-68`).
 //!
+//! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, or left out: see
+//! [`exemplars`](super::exemplars). All else is there, in the order in which it was chosen.
+//!
 //! **What belongs to no entry** (metadata of 1.0, unknown fields of the request) goes with [`Chosen::All`] and with every selection
 //! that contains entry 0. So whoever cuts a request into pieces that together have all entries sends it exactly once. A request
 //! without entries, such as one of metadata only, has it with `All` alone.
@@ -22,6 +25,7 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::Protocol;
 use super::entries::{self, REFERENCE_OUT_OF_RANGE, symbols_2};
+use super::exemplars::{self, Lone};
 use super::histogram::each_varint;
 use super::symbols::{SymbolTable, put_bytes, put_head};
 use super::wire::{Fields, Malformed, Value};
@@ -88,14 +92,23 @@ pub fn counts(entries: &[entries::Entry], chosen: &Chosen<'_>) -> Counts {
     }
 }
 
-/// One request with the chosen entries of all `selections`, in their order, not compressed.
+/// A request that was built anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Not compressed.
+    pub message: Vec<u8>,
+    /// Exemplars that were left out of it: entries of their own, without a sample of their series beside them (2.0).
+    pub exemplars_left_out: u64,
+}
+
+/// One request with the chosen entries of all `selections`, in their order.
 ///
 /// # Errors
 /// A message is no request of this protocol, a reference (2.0) is out of range, or a chosen entry does not exist. The offset is
 /// one in that selection's message.
-pub fn rebuild(protocol: Protocol, selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
+pub fn rebuild(protocol: Protocol, selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     match protocol {
-        Protocol::V1 => rebuild_1(selections),
+        Protocol::V1 => Ok(Rebuilt { message: rebuild_1(selections)?, exemplars_left_out: 0 }),
         Protocol::V2 => rebuild_2(selections),
     }
 }
@@ -129,7 +142,7 @@ pub(super) fn next_field<'a>(fields: &mut Fields<'a>) -> Result<Option<Field<'a>
 
 /// Goes through the fields of a request that are wanted: the chosen entries, with their content, and what belongs to no entry, with
 /// `None`, if it goes with them.
-fn each_chosen<'a>(
+pub(super) fn each_chosen<'a>(
     selection: &Selection<'a>,
     entry_number: u32,
     mut take: impl FnMut(&Field<'a>, Option<Fields<'a>>) -> Result<(), Malformed>,
@@ -188,36 +201,107 @@ impl Cursor<'_> {
     }
 }
 
-fn rebuild_2(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
+fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     let mut table = SymbolTable::new();
     let mut rebuilt = Vec::new();
     let mut entry = EntryBuffer::default();
-    for selection in selections {
-        let mut symbols = Symbols::of(selection.message, table)?;
+    let mut lone = Vec::new();
+    for (number, selection) in selections.iter().enumerate() {
+        let mut symbols = Symbols::of(selection.message, &mut table)?;
         each_chosen(selection, 5, |field, series| {
             match series {
-                Some(series) => entry.renumber_series(series, None, &mut symbols, &mut rebuilt)?,
+                Some(series) => match exemplars::lone_in_2(series)? {
+                    0 => entry.renumber_series(series, None, &mut symbols, &mut rebuilt)?,
+                    exemplars => lone.push(Lone { at: rebuilt.len(), selection: number, series, exemplars }),
+                },
                 // The old table.
                 None if field.number == 4 => {}
                 None => rebuilt.extend_from_slice(field.bytes),
             }
             Ok(())
         })?;
-        table = symbols.table;
     }
-    Ok(table.followed_by(&rebuilt))
+    let mut source = LoneSource { selections, symbols: (usize::MAX, Vec::new()), entry };
+    let (rebuilt, exemplars_left_out) = exemplars::attach(rebuilt, &lone, &mut table, &mut source)?;
+    Ok(Rebuilt { message: table.followed_by(&rebuilt), exemplars_left_out })
+}
+
+/// Where entries of exemplars are read when all others are written.
+struct LoneSource<'s, 'a> {
+    selections: &'s [Selection<'a>],
+    /// Of which selection, and its symbols.
+    symbols: (usize, Vec<(&'a [u8], Option<u32>)>),
+    entry: EntryBuffer,
+}
+
+impl LoneSource<'_, '_> {
+    /// Makes the symbols those of the selection at hand: entries of one come one after the other, nearly always.
+    fn turn_to(&mut self, selection: usize) -> Result<(), Malformed> {
+        if self.symbols.0 != selection {
+            self.symbols = (selection, symbols_2(self.selections[selection].message, |symbol| (symbol, None))?);
+        }
+        Ok(())
+    }
+}
+
+impl exemplars::Source for LoneSource<'_, '_> {
+    fn references(&mut self, lone: &Lone<'_>, table: &SymbolTable, packed: &mut Vec<u8>) -> Result<bool, Malformed> {
+        self.turn_to(lone.selection)?;
+        let symbols = &mut self.symbols.1;
+        let mut are_all_there = true;
+        let mut is_in_range = true;
+        let mut series = lone.series;
+        while let Some((number, value)) = series.next_field()? {
+            if number != 1 {
+                continue;
+            }
+            each_varint(&series, value, |reference| match symbols.get_mut(reference as u32 as usize) {
+                None => is_in_range = false,
+                Some((text, place)) => {
+                    if place.is_none() {
+                        *place = table.find(text);
+                    }
+                    match place {
+                        Some(place) => encode_varint(u64::from(*place), packed),
+                        None => are_all_there = false,
+                    }
+                }
+            })?;
+        }
+        if !is_in_range {
+            return Err(Malformed { offset: lone.series.offset(), what: REFERENCE_OUT_OF_RANGE });
+        }
+        Ok(are_all_there)
+    }
+
+    fn exemplars(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
+        self.turn_to(lone.selection)?;
+        let mut symbols = Symbols { from: std::mem::take(&mut self.symbols.1), table };
+        self.entry.rest.clear();
+        let mut series = lone.series;
+        while let Some((number, value)) = series.next_field()? {
+            match (number, value) {
+                (4, Value::Bytes(exemplar)) => self.entry.renumber_exemplar(exemplar, &mut symbols)?,
+                (4, _) => return Err(series.wrong_type()),
+                _ => {}
+            }
+        }
+        self.symbols.1 = symbols.from;
+        to.extend_from_slice(&self.entry.rest);
+        Ok(())
+    }
 }
 
 /// The symbols of the message at hand, each with its new place once it has been used, and the table where those are.
 #[derive(Debug)]
-pub(super) struct Symbols<'a> {
+pub(super) struct Symbols<'a, 't> {
     from: Vec<(&'a [u8], Option<u32>)>,
-    pub table: SymbolTable,
+    pub table: &'t mut SymbolTable,
 }
 
-impl<'a> Symbols<'a> {
+impl<'a, 't> Symbols<'a, 't> {
     /// Those of a request, none of them used yet.
-    pub fn of(message: &'a [u8], table: SymbolTable) -> Result<Symbols<'a>, Malformed> {
+    pub fn of(message: &'a [u8], table: &'t mut SymbolTable) -> Result<Symbols<'a, 't>, Malformed> {
         Ok(Symbols { from: symbols_2(message, |symbol| (symbol, None))?, table })
     }
 
@@ -265,7 +349,7 @@ impl EntryBuffer {
         &mut self,
         mut series: Fields<'a>,
         labels: Option<&[u8]>,
-        symbols: &mut Symbols<'a>,
+        symbols: &mut Symbols<'a, '_>,
         rebuilt: &mut Vec<u8>,
     ) -> Result<(), Malformed> {
         self.labels.clear();
@@ -284,7 +368,11 @@ impl EntryBuffer {
         Ok(())
     }
 
-    fn renumber_exemplar<'a>(&mut self, mut exemplar: Fields<'a>, symbols: &mut Symbols<'a>) -> Result<(), Malformed> {
+    fn renumber_exemplar<'a>(
+        &mut self,
+        mut exemplar: Fields<'a>,
+        symbols: &mut Symbols<'_, '_>,
+    ) -> Result<(), Malformed> {
         self.exemplar_labels.clear();
         self.nested_rest.clear();
         while let Some(Field { number, value, bytes }) = next_field(&mut exemplar)? {
@@ -298,7 +386,11 @@ impl EntryBuffer {
     }
 
     /// A reference that is not written is 0 to every decoder, and stays so: no text.
-    fn renumber_metadata<'a>(&mut self, mut metadata: Fields<'a>, symbols: &mut Symbols<'a>) -> Result<(), Malformed> {
+    fn renumber_metadata<'a>(
+        &mut self,
+        mut metadata: Fields<'a>,
+        symbols: &mut Symbols<'_, '_>,
+    ) -> Result<(), Malformed> {
         self.nested_rest.clear();
         while let Some(Field { number, value, bytes }) = next_field(&mut metadata)? {
             match (number, value) {
@@ -317,7 +409,7 @@ impl EntryBuffer {
 }
 
 /// Appends a message of packed label references, which are field 1 of it, and of other fields.
-fn put_labels_and_rest(to: &mut Vec<u8>, number: u32, labels: &[u8], rest: &[u8]) {
+pub(super) fn put_labels_and_rest(to: &mut Vec<u8>, number: u32, labels: &[u8], rest: &[u8]) {
     let labels_head_len = if labels.is_empty() { 0 } else { 1 + encoded_len_varint(labels.len() as u64) };
     put_head(to, number, labels_head_len + labels.len() + rest.len());
     if !labels.is_empty() {
@@ -331,9 +423,18 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    use super::super::arbitrary::{self, has_a_proper_table, resolved};
+    use super::super::arbitrary;
     use super::super::messages::{v1 as pb1, v2 as pb2};
+    use super::super::plain::{self, attached, has_a_proper_table};
     use super::*;
+
+    fn message(protocol: Protocol, selections: &[Selection<'_>]) -> Vec<u8> {
+        rebuild(protocol, selections).unwrap().message
+    }
+
+    fn piece_of(protocol: Protocol, message: &[u8], entries: Chosen<'_>) -> Rebuilt {
+        rebuild(protocol, &[Selection { message, entries }]).unwrap()
+    }
 
     fn all(message: &[u8]) -> Selection<'_> {
         Selection { message, entries: Chosen::All }
@@ -356,7 +457,7 @@ mod tests {
     }
 
     fn names_of(message: &[u8], entries: Chosen<'_>) -> (String, usize) {
-        let (names, metadata) = names(&rebuild(Protocol::V1, &[Selection { message, entries }]).unwrap());
+        let (names, metadata) = names(&piece_of(Protocol::V1, message, entries).message);
         (names.concat(), metadata)
     }
 
@@ -405,20 +506,21 @@ mod tests {
             let symbols = symbols.iter().map(|symbol| (*symbol).to_owned()).collect();
             let metadata = Some(pb2::Metadata { help_ref, ..Default::default() });
             let exemplars = vec![pb2::Exemplar { labels_refs: labels_refs[..2].to_vec(), ..Default::default() }];
-            let series =
-                pb2::TimeSeries { labels_refs: labels_refs.to_vec(), metadata, exemplars, ..Default::default() };
+            let samples = vec![pb2::Sample::default()];
+            let labels_refs = labels_refs.to_vec();
+            let series = pb2::TimeSeries { labels_refs, samples, metadata, exemplars, ..Default::default() };
             pb2::Request { symbols, timeseries: vec![series] }.encode_to_vec()
         };
         let first = request(&["", "unused", "x", "job", "a", "__name__", "a"], &[5, 4, 3, 2], 0);
         let second = request(&["", "job", "help", "__name__", "b"], &[3, 4, 1, 4], 2);
-        let rebuilt = rebuild(Protocol::V2, &[all(&first), all(&second)]).unwrap();
+        let rebuilt = message(Protocol::V2, &[all(&first), all(&second)]);
         let rebuilt = pb2::Request::decode(&*rebuilt).unwrap();
         assert_eq!(rebuilt.symbols, ["", "__name__", "a", "job", "x", "b", "help"], "V2-68");
         assert_eq!(rebuilt.timeseries[0].labels_refs, [1, 2, 3, 4]);
         assert_eq!(rebuilt.timeseries[1].labels_refs, [1, 5, 3, 5]);
         assert_eq!(rebuilt.timeseries[1].exemplars[0].labels_refs, [1, 5]);
         assert_eq!(rebuilt.timeseries[1].metadata.unwrap().help_ref, 6);
-        let empty = pb2::Request::decode(&*rebuild(Protocol::V2, &[]).unwrap()).unwrap();
+        let empty = pb2::Request::decode(&*message(Protocol::V2, &[])).unwrap();
         assert_eq!((empty.symbols, empty.timeseries), (vec![String::new()], vec![]));
     }
 
@@ -446,11 +548,85 @@ mod tests {
         .concat();
         let expected =
             [&[0x22, 0, 0x22, 1, b'b', 0x22, 1, b'a', 0x48, 1, 0x2a, expected.len() as u8][..], &expected].concat();
-        assert_eq!(rebuild(Protocol::V2, &[all(&message)]).unwrap(), expected);
+        assert_eq!(rebuild(Protocol::V2, &[all(&message)]).unwrap().message, expected);
         let first = Selection { message: &message, entries: Chosen::Range(0..1) };
-        assert_eq!(rebuild(Protocol::V2, &[first]).unwrap(), expected, "entry 0 takes the rest along");
+        assert_eq!(rebuild(Protocol::V2, &[first]).unwrap().message, expected, "entry 0 takes the rest along");
         let none = Selection { message: &message, entries: Chosen::Listed(&[]) };
-        assert_eq!(rebuild(Protocol::V2, &[none]).unwrap(), [0x22, 0]);
+        assert_eq!(rebuild(Protocol::V2, &[none]).unwrap().message, [0x22, 0]);
+    }
+
+    /// One 2.0 request: `a@5` is a sample, `a~5` an exemplar on its own, `a@5~6` both.
+    fn request2(entries: &str) -> Vec<u8> {
+        let mut symbols = vec![String::new(), "__name__".into(), "trace_id".into()];
+        let mut timeseries = Vec::new();
+        for entry in entries.split(' ').filter(|entry| !entry.is_empty()) {
+            let (name, at) = entry.split_at(1);
+            let mut series = pb2::TimeSeries { labels_refs: vec![1, symbols.len() as u32], ..Default::default() };
+            symbols.push(name.into());
+            for time in at.split_inclusive(|c: char| c.is_ascii_digit()) {
+                let timestamp = time[1..].parse().unwrap();
+                match &time[..1] {
+                    "@" => series.samples.push(pb2::Sample { timestamp, ..Default::default() }),
+                    _ => {
+                        series.exemplars.push(pb2::Exemplar {
+                            labels_refs: vec![2, symbols.len() as u32],
+                            value: 1.0,
+                            timestamp,
+                        });
+                        symbols.push(format!("trace {time}"));
+                    }
+                }
+            }
+            timeseries.push(series);
+        }
+        pb2::Request { symbols, timeseries }.encode_to_vec()
+    }
+
+    /// In the same way, and how many exemplars were left out.
+    fn rebuilt2(requests: &[&str]) -> (String, u64) {
+        let messages: Vec<Vec<u8>> = requests.iter().map(|entries| request2(entries)).collect();
+        let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
+        let Rebuilt { message, exemplars_left_out } = rebuild(Protocol::V2, &selections).unwrap();
+        let shown = |series: plain::Series| {
+            let mut shown = series.metric_name().to_owned();
+            series.samples.iter().for_each(|(_, timestamp, _)| shown += &format!("@{timestamp}"));
+            series.exemplars.iter().for_each(|(timestamp, _, labels)| {
+                assert!(labels[1].ends_with(&timestamp.to_string()));
+                shown += &format!("~{timestamp}");
+            });
+            shown
+        };
+        assert!(has_a_proper_table(&pb2::Request::decode(&*message).unwrap()));
+        let shown: Vec<String> = plain::of_2(&message).unwrap().into_iter().map(shown).collect();
+        (shown.join(" "), exemplars_left_out)
+    }
+
+    #[test]
+    fn exemplars_on_their_own_go_to_the_nearest_earlier_sample_of_their_series_or_else_the_next_later_one() {
+        let cases = [
+            ("a@1 b@1 a~2", "a@1~2 b@1", 0),
+            ("a~2 b@1 a@1", "b@1 a@1~2", 0),
+            ("a@1 a~2 a@3", "a@1~2 a@3", 0),
+            ("a@1 a@3 a~2", "a@1 a@3~2", 0),
+            ("a~1 a@1 a~2 a@2 a~3", "a@1~1~2 a@2~3", 0),
+            ("c~1 a@1 c~2 c~3", "a@1", 3),
+            ("a~1", "", 1),
+        ];
+        for (entries, expected, left_out) in cases {
+            assert_eq!(rebuilt2(&[entries]), (expected.into(), left_out), "V2-63, {entries}");
+        }
+    }
+
+    #[test]
+    fn exemplars_on_their_own_find_their_series_in_other_records_of_the_same_request() {
+        assert_eq!(rebuilt2(&["b@1 a~1", "x@1 a@2 a~9"]), ("b@1 x@1 a@2~1~9".into(), 0));
+        assert_eq!(rebuilt2(&["a@1", "", "b~1 a~1", "b@2"]), ("a@1~1 b@2~1".into(), 0));
+    }
+
+    #[test]
+    fn exemplars_of_one_entry_are_in_order_of_time_when_others_come_to_them() {
+        assert_eq!(rebuilt2(&["a~7 a@1~5 a~3 a~6"]), ("a@1~3~5~6~7".into(), 0));
+        assert_eq!(rebuilt2(&["a@1~5~2"]), ("a@1~5~2".into(), 0), "what nobody touches stays as it was");
     }
 
     #[test]
@@ -459,7 +635,8 @@ mod tests {
             let request = pb2::Request { symbols: vec![String::new(), "a".into()], timeseries: vec![series] };
             rebuild(Protocol::V2, &[all(&request.encode_to_vec())]).map(drop).map_err(|error| error.what)
         };
-        let series = || pb2::TimeSeries { labels_refs: vec![1, 1], ..Default::default() };
+        let samples = vec![pb2::Sample::default()];
+        let series = || pb2::TimeSeries { labels_refs: vec![1, 1], samples: samples.clone(), ..Default::default() };
         let out_of_range = Err(REFERENCE_OUT_OF_RANGE);
         assert_eq!(rebuilt(series()), Ok(()));
         assert_eq!(rebuilt(pb2::TimeSeries { labels_refs: vec![1, 2], ..series() }), out_of_range);
@@ -492,17 +669,18 @@ mod tests {
         fn all_of_several_1_0_messages_is_their_concatenation(requests in prop::collection::vec(arbitrary::request1(), 0..5)) {
             let messages: Vec<Vec<u8>> = requests.iter().map(Message::encode_to_vec).collect();
             let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-            prop_assert_eq!(rebuild(Protocol::V1, &selections).unwrap(), messages.concat());
+            prop_assert_eq!(message(Protocol::V1, &selections), messages.concat());
         }
 
         #[test]
         fn all_of_several_2_0_messages_are_the_same_series_with_one_table(requests in prop::collection::vec(arbitrary::request2(), 0..5)) {
             let messages: Vec<Vec<u8>> = requests.iter().map(Message::encode_to_vec).collect();
             let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-            let rebuilt = pb2::Request::decode(&*rebuild(Protocol::V2, &selections).unwrap()).unwrap();
-            prop_assert!(has_a_proper_table(&rebuilt), "{:?}", rebuilt.symbols);
-            let expected: Vec<String> = requests.iter().flat_map(|request| resolved(request).unwrap()).collect();
-            prop_assert_eq!(resolved(&rebuilt).unwrap(), expected);
+            let Rebuilt { message, exemplars_left_out } = rebuild(Protocol::V2, &selections).unwrap();
+            let table = pb2::Request::decode(&*message).unwrap();
+            prop_assert!(has_a_proper_table(&table), "{:?}", table.symbols);
+            let expected = attached(messages.iter().flat_map(|message| plain::of_2(message).unwrap()).collect());
+            prop_assert_eq!((plain::of_2(&message).unwrap(), exemplars_left_out), expected);
         }
 
         /// By ranges, and by the bits of a number: the pieces have each entry once, in order, and what belongs to none of them once.
@@ -522,7 +700,7 @@ mod tests {
 
             let message = one.encode_to_vec();
             let count = one.timeseries.len() as u32;
-            let piece = |entries: Chosen<'_>| pb1::WriteRequest::decode(&*rebuild(Protocol::V1, &[Selection { message: &message, entries }]).unwrap()).unwrap();
+            let piece = |entries: Chosen<'_>| pb1::WriteRequest::decode(&*piece_of(Protocol::V1, &message, entries).message).unwrap();
             let bytes = |series: &[pb1::TimeSeries]| series.iter().map(Message::encode_to_vec).collect::<Vec<_>>();
             let pieces: Vec<_> = as_ranges(count).into_iter().map(|range| piece(Chosen::Range(range))).collect();
             prop_assert_eq!(pieces.iter().flat_map(|piece| bytes(&piece.timeseries)).collect::<Vec<_>>(), bytes(&one.timeseries));
@@ -542,14 +720,20 @@ mod tests {
 
             let message = two.encode_to_vec();
             let count = two.timeseries.len() as u32;
-            let piece = |entries: Chosen<'_>| pb2::Request::decode(&*rebuild(Protocol::V2, &[Selection { message: &message, entries }]).unwrap()).unwrap();
-            let expected = resolved(&two).unwrap();
-            let pieces: Vec<_> = as_ranges(count).into_iter().map(|range| piece(Chosen::Range(range))).collect();
-            prop_assert!(pieces.iter().all(has_a_proper_table));
-            prop_assert_eq!(&pieces.iter().flat_map(|piece| resolved(piece).unwrap()).collect::<Vec<_>>(), &expected);
+            // Exemplars on their own go where there is a sample of their series, piece by piece.
+            let piece = |entries: Chosen<'_>| {
+                let Rebuilt { message, exemplars_left_out } = piece_of(Protocol::V2, &message, entries);
+                assert!(has_a_proper_table(&pb2::Request::decode(&*message).unwrap()));
+                (plain::of_2(&message).unwrap(), exemplars_left_out)
+            };
+            let expected = plain::of_2(&message).unwrap();
+            for range in as_ranges(count) {
+                let chosen = expected[range.start as usize..range.end as usize].to_vec();
+                prop_assert_eq!(piece(Chosen::Range(range)), attached(chosen));
+            }
             for list in as_lists(count) {
-                let expected: Vec<_> = list.iter().map(|n| expected[*n as usize].clone()).collect();
-                prop_assert_eq!(resolved(&piece(Chosen::Listed(&list))).unwrap(), expected);
+                let chosen = list.iter().map(|n| expected[*n as usize].clone()).collect();
+                prop_assert_eq!(piece(Chosen::Listed(&list)), attached(chosen));
             }
         }
 
@@ -563,7 +747,7 @@ mod tests {
             let mut message = one.encode_to_vec();
             damage.strike(&mut message);
             match (rebuild(Protocol::V1, &[all(&message)]), pb1::WriteRequest::decode(&*message)) {
-                (Ok(rebuilt), _) => prop_assert_eq!(rebuilt, message),
+                (Ok(rebuilt), _) => prop_assert_eq!(rebuilt.message, message),
                 (Err(error), judged) => prop_assert!(judged.is_err(), "{error}"),
             }
             let mut message = two.encode_to_vec();
@@ -575,8 +759,12 @@ mod tests {
                 // A first symbol that is not empty is against the specification, and what 0 means then is anybody's guess.
                 Ok(_) if judged.symbols.first().is_some_and(|symbol| !symbol.is_empty()) => {}
                 Ok(rebuilt) => {
-                    let rebuilt = pb2::Request::decode(&*rebuilt).unwrap();
-                    prop_assert_eq!(resolved(&rebuilt).unwrap(), resolved(&judged).unwrap());
+                    let after = plain::of_2(&rebuilt.message);
+                    prop_assert!(after.is_some());
+                    // A reference of an exemplar that was left out may well be out of range.
+                    if let Some(before) = plain::of_2(&message) {
+                        prop_assert_eq!((after.unwrap(), rebuilt.exemplars_left_out), attached(before));
+                    }
                 }
             }
         }

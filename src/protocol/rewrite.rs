@@ -62,21 +62,21 @@ pub enum Verdict {
 /// Takes the labels that a series is to have, in their order. They count only if the verdict is [`Verdict::Relabel`]; so nothing should be put
 /// in before it is (in 2.0 the texts would be in the table without a use).
 #[derive(Debug)]
-pub struct Sink<'a, 'm> {
+pub struct Sink<'a, 'm, 't> {
     /// 1.0: the labels as fields. 2.0: references, packed.
     to: &'a mut Vec<u8>,
-    from: From<'a, 'm>,
+    from: From<'a, 'm, 't>,
     error: Option<Malformed>,
 }
 
 /// What a kept label is taken from.
 #[derive(Debug)]
-enum From<'a, 'm> {
+enum From<'a, 'm, 't> {
     Fields(&'a [&'m [u8]]),
-    References(&'a [u32], &'a mut Symbols<'m>),
+    References(&'a [u32], &'a mut Symbols<'m, 't>),
 }
 
-impl Sink<'_, '_> {
+impl Sink<'_, '_, '_> {
     /// A label of any texts.
     #[inline]
     pub fn label(&mut self, name: &[u8], value: &[u8]) {
@@ -162,7 +162,7 @@ impl Dropped {
 pub fn rewrite<'m>(
     protocol: Protocol,
     message: &'m [u8],
-    visitor: impl FnMut(&Series<'_, 'm>, &mut Sink<'_, 'm>) -> Verdict,
+    visitor: impl FnMut(&Series<'_, 'm>, &mut Sink<'_, 'm, '_>) -> Verdict,
 ) -> Result<Rewritten, Malformed> {
     match protocol {
         Protocol::V1 => rewrite_1(message, visitor),
@@ -172,7 +172,7 @@ pub fn rewrite<'m>(
 
 fn rewrite_1<'m>(
     message: &'m [u8],
-    mut visitor: impl FnMut(&Series<'_, 'm>, &mut Sink<'_, 'm>) -> Verdict,
+    mut visitor: impl FnMut(&Series<'_, 'm>, &mut Sink<'_, 'm, '_>) -> Verdict,
 ) -> Result<Rewritten, Malformed> {
     let mut rewritten =
         Rewritten { message: Vec::with_capacity(message.len()), dropped: Dropped::default(), is_changed: false };
@@ -276,9 +276,10 @@ const _: () = assert!(LABELS_MAX == 10_000);
 
 fn rewrite_2<'m>(
     message: &'m [u8],
-    mut visitor: impl FnMut(&Series<'_, 'm>, &mut Sink<'_, 'm>) -> Verdict,
+    mut visitor: impl FnMut(&Series<'_, 'm>, &mut Sink<'_, 'm, '_>) -> Verdict,
 ) -> Result<Rewritten, Malformed> {
-    let mut symbols = Symbols::of(message, SymbolTable::new())?;
+    let mut table = SymbolTable::new();
+    let mut symbols = Symbols::of(message, &mut table)?;
     let (mut dropped, mut is_changed) = (Dropped::default(), false);
     let mut labels = Labels2::default();
     let mut entry = EntryBuffer::default();
@@ -315,7 +316,7 @@ fn rewrite_2<'m>(
         is_changed |= verdict != Verdict::Keep;
         index += 1;
     }
-    Ok(Rewritten { message: symbols.table.followed_by(&rewritten), dropped, is_changed })
+    Ok(Rewritten { message: table.followed_by(&rewritten), dropped, is_changed })
 }
 
 /// The labels of one series after the other, as 2.0 refers to them.
@@ -327,7 +328,7 @@ struct Labels2<'m> {
 
 impl<'m> Labels2<'m> {
     /// After an error there are none.
-    fn read(&mut self, series: Fields<'m>, symbols: &Symbols<'m>) -> Result<(), Malformed> {
+    fn read(&mut self, series: Fields<'m>, symbols: &Symbols<'m, '_>) -> Result<(), Malformed> {
         self.references.clear();
         self.texts.clear();
         let read = self.read_all(series, symbols);
@@ -338,7 +339,7 @@ impl<'m> Labels2<'m> {
         read
     }
 
-    fn read_all(&mut self, series: Fields<'m>, symbols: &Symbols<'m>) -> Result<(), Malformed> {
+    fn read_all(&mut self, series: Fields<'m>, symbols: &Symbols<'m, '_>) -> Result<(), Malformed> {
         let mut fields = series;
         while let Some((number, value)) = fields.next_field()? {
             if number == 1 {
@@ -370,8 +371,9 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
-    use super::super::arbitrary::{self, both, has_a_proper_table, resolved, series};
+    use super::super::arbitrary::{self, both, resolved, series};
     use super::super::messages::{v1 as pb1, v2 as pb2};
+    use super::super::plain::has_a_proper_table;
     use super::*;
 
     fn texts<'m>(labels: &[Label<'m>]) -> Vec<(&'m str, &'m str)> {
@@ -427,7 +429,7 @@ mod tests {
         let series =
             [&[0x0a, 6, 0x0a, 1, b'a', 0x12, 1, b'b'][..], &[0x4b, 0x08, 1, 0x4c], &[0x12, 4, 0x10, 5, 0x28, 1]];
         let one = [&[0x38, 1, 0x0a, 18][..], &series.concat(), &[0x42, 1, b'x']].concat();
-        let add = |_: &Series<'_, '_>, sink: &mut Sink<'_, '_>| {
+        let add = |_: &Series<'_, '_>, sink: &mut Sink<'_, '_, '_>| {
             sink.keep(0);
             sink.label(b"c", b"d");
             Verdict::Relabel
@@ -492,7 +494,7 @@ mod tests {
     }
 
     /// All labels in reverse, by text or as they are, and one more.
-    fn decide(decisions: &[u8], series: &Series<'_, '_>, sink: &mut Sink<'_, '_>) -> Verdict {
+    fn decide(decisions: &[u8], series: &Series<'_, '_>, sink: &mut Sink<'_, '_, '_>) -> Verdict {
         let n = series.labels.len();
         match decision(decisions, series.index) {
             0 => return Verdict::Keep,

@@ -74,6 +74,22 @@ impl SymbolTable {
         Ok(place)
     }
 
+    /// The reference to a text, if it is in the table.
+    #[must_use]
+    pub fn find(&self, text: &[u8]) -> Option<u32> {
+        if text.is_empty() {
+            return Some(0);
+        }
+        let known = self.places.find(self.hash(text), |symbol| symbol.text(&self.encoded) == text);
+        known.map(|symbol| symbol.place)
+    }
+
+    /// For other tables over the same request: nobody outside can prepare equal ones.
+    #[must_use]
+    pub fn hash(&self, bytes: &[u8]) -> u64 {
+        self.hasher.hash_one(bytes)
+    }
+
     /// The request: the table, then these other fields of it.
     #[must_use]
     pub fn followed_by(self, fields: &[u8]) -> Vec<u8> {

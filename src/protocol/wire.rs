@@ -68,6 +68,15 @@ impl<'a> Fields<'a> {
         self.bytes.is_empty()
     }
 
+    /// A part of what is left, as [`Fields`] of its own.
+    ///
+    /// # Panics
+    /// It reaches beyond the end.
+    #[must_use]
+    pub fn part(&self, range: std::ops::Range<usize>) -> Fields<'a> {
+        Fields { offset: self.offset + range.start, bytes: &self.bytes[range] }
+    }
+
     fn malformed(&self, what: &'static str) -> Malformed {
         Malformed { offset: self.offset, what }
     }

@@ -63,7 +63,7 @@ pub fn body(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)]) -> Result<Bytes, Body
             },
         })
         .collect();
-    let message = if selections.is_empty() { Vec::new() } else { rebuild(protocol, &selections)? };
+    let message = if selections.is_empty() { Vec::new() } else { rebuild(protocol, &selections)?.message };
     Ok(snappy::compress(&message)?.into())
 }
 

@@ -1,0 +1,602 @@
+//! Translation, judged by prost and by the plainest rules that can be written down.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use prost::Message;
+
+use super::super::messages::{v1 as pb1, v2 as pb2};
+use super::super::plain::{self, Series, attached, has_a_proper_table};
+use super::super::rebuild::{Chosen, Selection, rebuild};
+use super::super::{Malformed, Protocol, SeenLabels, Summary, arbitrary, corpus, entries, v1, v2};
+use super::*;
+
+fn all(message: &[u8]) -> Selection<'_> {
+    Selection { message, entries: Chosen::All }
+}
+
+fn new_1(message: &[u8]) -> Result<Translated, Malformed> {
+    to_1(&[all(message)], CustomBuckets::Drop, &mut SentMetadata::default(), Instant::now())
+}
+
+fn new_2(message: &[u8]) -> Result<Translated, Malformed> {
+    to_2(&[all(message)], &mut KnownMetadata::default())
+}
+
+fn classic(message: &[u8]) -> Result<Translated, Malformed> {
+    to_1(&[all(message)], CustomBuckets::AsClassic, &mut SentMetadata::default(), Instant::now())
+}
+
+fn walk(protocol: Protocol, message: &[u8]) -> Result<Summary, Malformed> {
+    match protocol {
+        Protocol::V1 => v1::walk(message, &SeenLabels::with_capacity(8)),
+        Protocol::V2 => v2::walk(message, &mut v2::Scratch::default(), 1 << 24),
+    }
+}
+
+fn identities(protocol: Protocol, message: &[u8]) -> Vec<u64> {
+    let mut identities = Vec::new();
+    entries::identities(protocol, message, &mut identities).unwrap();
+    identities
+}
+
+/// The plain rules from 2.0 to 1.0.
+#[derive(Debug, Default, PartialEq)]
+struct As1 {
+    series: Vec<Series>,
+    metadata: Vec<pb1::MetricMetadata>,
+    dropped: u64,
+    start_timestamps: u64,
+    exemplars: u64,
+    empty_series: u64,
+    /// Which of the original's entries the series are.
+    from: Vec<usize>,
+}
+
+fn as_1(original: Vec<Series>) -> As1 {
+    let mut as_1 = As1::default();
+    let mut told = HashMap::new();
+    for (number, mut series) in original.into_iter().enumerate() {
+        if series.has_data()
+            && let Some((r#type, help, unit)) = series.metadata.take()
+            && (r#type, &*help, &*unit) != (0, "", "")
+        {
+            let is_native = !series.histograms.is_empty();
+            let family = family::of(series.metric_name().as_bytes(), r#type as u64, is_native);
+            let metric_family_name = String::from_utf8(family.to_vec()).unwrap();
+            let metadata = pb1::MetricMetadata { r#type, metric_family_name, help, unit };
+            let is_named = series.labels.as_chunks::<2>().0.iter().any(|[name, _]| name == "__name__");
+            if is_named && told.insert(family.to_vec(), metadata.clone()) != Some(metadata.clone()) {
+                as_1.metadata.push(metadata);
+            }
+        }
+        series.metadata = None;
+        let histograms: Vec<pb2::Histogram> =
+            series.histograms.iter().map(|bytes| pb2::Histogram::decode(&**bytes).unwrap()).collect();
+        let custom = histograms.iter().filter(|histogram| histogram.schema == -53).count();
+        as_1.dropped += custom as u64;
+        let others = histograms.into_iter().filter(|histogram| histogram.schema != -53);
+        let mut starts = u64::from(series.created_timestamp != 0);
+        series.created_timestamp = 0;
+        series.histograms = others
+            .map(|mut histogram| {
+                starts += u64::from(histogram.start_timestamp != 0);
+                histogram.start_timestamp = 0;
+                histogram.encode_to_vec()
+            })
+            .collect();
+        for (_, _, start) in &mut series.samples {
+            starts += u64::from(*start != 0);
+            *start = 0;
+        }
+        if !series.has_data() && custom > 0 {
+            as_1.exemplars += series.exemplars.len() as u64;
+        } else if !series.has_data() && series.exemplars.is_empty() {
+            as_1.empty_series += 1;
+        } else {
+            as_1.start_timestamps += starts;
+            as_1.series.push(series);
+            as_1.from.push(number);
+        }
+    }
+    as_1
+}
+
+/// The plain rules from 1.0 to 2.0.
+#[derive(Debug, Default, PartialEq)]
+struct As2 {
+    series: Vec<Series>,
+    exemplars: u64,
+    empty_series: u64,
+}
+
+fn as_2((original, metadata): (Vec<Series>, Vec<pb1::MetricMetadata>)) -> As2 {
+    let mut known = HashMap::new();
+    for metadata in metadata.into_iter().filter(|metadata| !metadata.metric_family_name.is_empty()) {
+        known.insert(metadata.metric_family_name.clone().into_bytes(), metadata);
+    }
+    let mut as_2 = As2::default();
+    for mut series in original {
+        if !series.has_data() && series.exemplars.is_empty() {
+            as_2.empty_series += 1;
+            continue;
+        }
+        if series.has_data() {
+            let metric = series.metric_name().as_bytes();
+            let as_member = || {
+                let (family, types) = family::shorter(metric)?;
+                known.get(family).filter(|metadata| types.contains(&(metadata.r#type as u64)))
+            };
+            let metadata = known.get(metric).or_else(as_member);
+            let metadata = metadata.map(|metadata| (metadata.r#type, metadata.help.clone(), metadata.unit.clone()));
+            series.metadata = metadata.filter(|(r#type, help, unit)| (*r#type, &**help, &**unit) != (0, "", ""));
+        }
+        if !series.samples.is_empty() && !series.histograms.is_empty() {
+            let histograms = Series { samples: vec![], exemplars: vec![], ..series.clone() };
+            as_2.series.extend([Series { histograms: vec![], ..series }, histograms]);
+        } else {
+            as_2.series.push(series);
+        }
+    }
+    (as_2.series, as_2.exemplars) = attached(as_2.series);
+    as_2
+}
+
+fn counts(series: &[Series]) -> Counts {
+    let sum = |of: fn(&Series) -> usize| series.iter().map(|series| of(series) as u64).sum();
+    Counts {
+        samples: sum(|series| series.samples.len()),
+        histograms: sum(|series| series.histograms.len()),
+        exemplars: sum(|series| series.exemplars.len()),
+    }
+}
+
+/// Whatever the request: what is written is what the rules say.
+fn judge_to_1(message: &[u8], context: &str) -> Vec<u8> {
+    let translated = new_1(message).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let (series, metadata) = plain::of_1(&translated.message).expect(context);
+    let expected = as_1(plain::of_2(message).expect(context));
+    assert_eq!(translated.sent, counts(&series), "{context}");
+    assert_eq!((translated.series, translated.metadata), (series.len() as u64, metadata.len() as u64), "{context}");
+    assert_eq!(translated.is_empty(), series.is_empty() && metadata.is_empty(), "{context}");
+    let Translated { dropped, start_timestamps, exemplars, empty_series, metadata_left_out: 0, .. } = translated else {
+        panic!("{context}: metadata was left out")
+    };
+    let [dropped] = dropped[..] else { panic!("{context}: one selection") };
+    let from = expected.from.clone();
+    let found = As1 { series, metadata, dropped, start_timestamps, exemplars, empty_series, from };
+    assert_eq!(found, expected, "{context}");
+    translated.message
+}
+
+fn judge_to_2(message: &[u8], context: &str) -> Vec<u8> {
+    let translated = new_2(message).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let series = plain::of_2(&translated.message).expect(context);
+    let expected = as_2(plain::of_1(message).expect(context));
+    assert_eq!(translated.sent, counts(&series), "{context}");
+    assert_eq!((translated.series, translated.metadata), (series.len() as u64, 0), "{context}");
+    assert_eq!((&translated.dropped[..], translated.start_timestamps), (&[0][..], 0), "{context}");
+    let Translated { exemplars, empty_series, .. } = translated;
+    assert_eq!(As2 { series, exemplars, empty_series }, expected, "{context}");
+    assert!(has_a_proper_table(&pb2::Request::decode(&*translated.message).unwrap()), "{context}: V2-68, V2-69");
+    translated.message
+}
+
+/// What was stored comes through both ways, and what is written is as good as what is stored.
+fn judge(protocol: Protocol, message: &[u8], context: &str) {
+    let is_valid = |protocol, message: &[u8]| {
+        let summary = walk(protocol, message).unwrap_or_else(|error| panic!("{context}: {error}"));
+        assert!(summary.offences.count() == 0 && summary.is_canonical, "{context}: {}", summary.offences);
+    };
+    is_valid(protocol, message);
+    let before = identities(protocol, message);
+    match protocol {
+        Protocol::V1 => {
+            let there = judge_to_2(message, context);
+            is_valid(Protocol::V2, &there);
+            let expected: Vec<u64> = std::iter::zip(before, plain::of_1(message).unwrap().0)
+                .flat_map(|(identity, series)| {
+                    let count = usize::from(!series.samples.is_empty()) + usize::from(!series.histograms.is_empty());
+                    std::iter::repeat_n(identity, count)
+                })
+                .collect();
+            assert_eq!(identities(Protocol::V2, &there), expected, "{context}");
+            // And back, and there again: nothing is left to be changed.
+            let back = judge_to_1(&there, context);
+            is_valid(Protocol::V1, &back);
+            let again = judge_to_2(&back, context);
+            assert!(plain::of_2(&again).unwrap().len() <= expected.len());
+        }
+        Protocol::V2 => {
+            let there = judge_to_1(message, context);
+            is_valid(Protocol::V1, &there);
+            let from = as_1(plain::of_2(message).unwrap()).from;
+            let expected: Vec<u64> = from.iter().map(|number| before[*number]).collect();
+            assert_eq!(identities(Protocol::V1, &there), expected, "{context}");
+            let back = judge_to_2(&there, context);
+            is_valid(Protocol::V2, &back);
+            judge_to_1(&back, context);
+        }
+    }
+    // The same protocol.
+    let rebuilt = rebuild(protocol, &[all(message)]).unwrap();
+    is_valid(protocol, &rebuilt.message);
+    let series = plain::of(protocol, message).unwrap();
+    let expected = if protocol == Protocol::V1 { (series, 0) } else { attached(series) };
+    assert_eq!((plain::of(protocol, &rebuilt.message).unwrap(), rebuilt.exemplars_left_out), expected, "{context}");
+}
+
+#[test]
+fn every_case_of_the_corpus_comes_through_as_the_rules_say() {
+    for corpus::Case { name, protocol, message } in corpus::cases() {
+        judge(protocol, &message, &format!("{protocol}: {name}"));
+    }
+}
+
+fn case(wanted: Protocol, name: &str) -> Vec<u8> {
+    let case = corpus::cases().into_iter().find(|case| case.name == name && case.protocol == wanted);
+    case.expect(name).message
+}
+
+#[test]
+fn what_a_1_0_sender_did_not_mean_becomes_no_start_timestamp_and_no_series() {
+    let translated = new_2(&case(Protocol::V1, "unknown fields")).unwrap();
+    let request = pb2::Request::decode(&*translated.message).unwrap();
+    let series = &request.timeseries;
+    assert_eq!(series.len(), 2, "not the request's field 5");
+    assert!(series.iter().all(|series| series.created_timestamp == 0));
+    assert!(series.iter().flat_map(|series| &series.samples).all(|sample| sample.start_timestamp == 0));
+    assert!(series.iter().flat_map(|series| &series.histograms).all(|histogram| histogram.start_timestamp == 0));
+    // Of the request 4; of the first series 4, of its samples 3, of its exemplar 1; of the second one's histogram 2.
+    assert_eq!(translated.unknown_fields, 4 + 4 + 3 + 1 + 2);
+    let translated = new_1(&case(Protocol::V2, "unknown fields and groups in 2.0")).unwrap();
+    assert_eq!(translated.unknown_fields, 2 + 2 + 2 + 1 + 1 + 2);
+}
+
+#[test]
+fn bytes_of_floats_are_the_same_on_both_sides() {
+    // V1-43, V2-88.
+    for name in ["a stale marker", "NaNs of all kinds", "minus 0", "a stale histogram"] {
+        let bits = |request: &pb1::WriteRequest| {
+            let series = &request.timeseries[0];
+            let samples = series.samples.iter().map(|sample| sample.value.to_bits());
+            samples.chain(series.histograms.iter().map(|histogram| histogram.sum.to_bits())).collect::<Vec<u64>>()
+        };
+        let message = case(Protocol::V1, name);
+        let original = pb1::WriteRequest::decode(&*message).unwrap();
+        let back = new_1(&new_2(&message).unwrap().message).unwrap().message;
+        assert_eq!(bits(&pb1::WriteRequest::decode(&*back).unwrap()), bits(&original), "{name}");
+        assert_eq!(back, message, "{name}: prost and we write the same");
+    }
+}
+
+#[test]
+fn samples_and_histograms_of_one_series_become_two() {
+    let translated = new_2(&case(Protocol::V1, "samples and histograms in one series")).unwrap();
+    let request = pb2::Request::decode(&*translated.message).unwrap();
+    let shape = |series: &pb2::TimeSeries| (series.samples.len(), series.histograms.len(), series.exemplars.len());
+    assert_eq!(request.timeseries.iter().map(shape).collect::<Vec<_>>(), [(2, 0, 1), (0, 2, 0)], "V2-64");
+    assert_eq!(request.timeseries[0].labels_refs, request.timeseries[1].labels_refs);
+    // The other way nothing forbids them.
+    let symbols = vec![String::new(), "__name__".into(), "a".into()];
+    let series = pb2::TimeSeries { labels_refs: vec![1, 2], ..request.timeseries[0].clone() };
+    let series = pb2::TimeSeries { exemplars: vec![], histograms: request.timeseries[1].histograms.clone(), ..series };
+    let message = pb2::Request { symbols, timeseries: vec![series] }.encode_to_vec();
+    let back = pb1::WriteRequest::decode(&*new_1(&message).unwrap().message).unwrap();
+    assert_eq!((back.timeseries[0].samples.len(), back.timeseries[0].histograms.len()), (2, 2));
+}
+
+#[test]
+fn a_request_of_metadata_gives_an_empty_one_and_later_series_have_it() {
+    let mut known = KnownMetadata::default();
+    let translated = to_2(&[all(&case(Protocol::V1, "metadata only"))], &mut known).unwrap();
+    assert!(translated.is_empty());
+    assert_eq!(known.len(), 4);
+    let series =
+        |name| pb1::TimeSeries { samples: vec![corpus::sample(1, 1)], ..corpus::series(&[("__name__", name)]) };
+    let message = arbitrary::request(vec![series("rpc_bucket"), series("other"), series("rpc_count")]).encode_to_vec();
+    let translated = to_2(&[all(&message)], &mut known).unwrap();
+    let series = plain::of_2(&translated.message).unwrap();
+    let rpc = Some((3, "Time of calls.".into(), "seconds".into()));
+    let metadata: Vec<_> = series.into_iter().map(|series| series.metadata).collect();
+    assert_eq!(metadata, [rpc.clone(), None, rpc], "V2-65");
+}
+
+#[test]
+fn metadata_is_sent_once_a_minute_and_again_when_it_was_forgotten() {
+    let message = case(Protocol::V2, "metadata, also empty");
+    let mut sent = SentMetadata::default();
+    let start = Instant::now();
+    let mut names = |seconds, forget| {
+        if forget {
+            sent.forget();
+        }
+        let now = start + Duration::from_secs(seconds);
+        let translated = to_1(&[all(&message)], CustomBuckets::Drop, &mut sent, now).unwrap();
+        let (_, metadata) = plain::of_1(&translated.message).unwrap();
+        metadata.into_iter().map(|metadata| metadata.metric_family_name).collect::<Vec<_>>().join(" ")
+    };
+    // The metadata of `b` changes within the request; it is a native histogram's own name, too.
+    assert_eq!(names(0, false), "a_total b b c d e b_bucket");
+    assert_eq!(names(59, false), "b b");
+    assert_eq!(names(60, false), "a_total b b c d e b_bucket");
+    assert_eq!(names(61, true), "a_total b b c d e b_bucket");
+}
+
+#[test]
+fn of_several_requests_only_the_chosen_entries_are_translated() {
+    let named = |name: &str| pb1::TimeSeries {
+        samples: vec![corpus::sample(1, 1)],
+        histograms: vec![corpus::custom_histogram()],
+        ..corpus::series(&[("__name__", name)])
+    };
+    let requests = [["a", "b", "c"], ["d", "e", "f"]].map(|names| arbitrary::request(names.map(named).into()));
+    let messages = requests.each_ref().map(|request| arbitrary::as_2(request).encode_to_vec());
+    let selections = [
+        Selection { message: &messages[0], entries: Chosen::Listed(&[0, 2]) },
+        Selection { message: &messages[1], entries: Chosen::Range(1..2) },
+        Selection { message: &messages[1], entries: Chosen::Range(1..1) },
+    ];
+    let now = Instant::now();
+    let translated = to_1(&selections, CustomBuckets::Drop, &mut SentMetadata::default(), now).unwrap();
+    let names = |series: Vec<Series>| series.iter().map(|series| series.metric_name()).collect::<String>();
+    assert_eq!(names(plain::of_1(&translated.message).unwrap().0), "ace");
+    assert_eq!(translated.dropped, [2, 1, 0], "of each selection");
+    let missing = Selection { message: &messages[0], entries: Chosen::Listed(&[3]) };
+    assert!(to_1(&[missing], CustomBuckets::Drop, &mut SentMetadata::default(), now).is_err());
+
+    let messages = requests.each_ref().map(Message::encode_to_vec);
+    let selections = [
+        Selection { message: &messages[0], entries: Chosen::Listed(&[1]) },
+        Selection { message: &messages[1], entries: Chosen::All },
+    ];
+    let translated = to_2(&selections, &mut KnownMetadata::default()).unwrap();
+    assert_eq!(names(plain::of_2(&translated.message).unwrap()), "bbddeeff");
+    assert_eq!(translated.dropped, [0, 0]);
+}
+
+/// Labels, value and timestamp of each sample.
+fn lines(message: &[u8]) -> Vec<String> {
+    let (series, _) = plain::of_1(message).unwrap();
+    let line = |series: &Series| {
+        let labels = series.labels.as_chunks::<2>().0;
+        assert!(labels.is_sorted_by(|one, other| one[0] < other[0]), "V1-22");
+        let labels: Vec<String> = labels.iter().map(|[name, value]| format!("{name}={value}")).collect();
+        let samples: Vec<String> =
+            series.samples.iter().map(|(bits, at, _)| format!("{:?}@{at}", f64::from_bits(*bits))).collect();
+        let exemplars: Vec<String> = series.exemplars.iter().map(|exemplar| format!("#{}", exemplar.0)).collect();
+        format!("{} {}{}", labels.join(","), samples.join(" "), exemplars.concat())
+    };
+    series.iter().map(line).collect()
+}
+
+fn custom_2(histogram: pb1::Histogram, labels: &[(&str, &str)], exemplars: Vec<pb1::Exemplar>) -> Vec<u8> {
+    let series = pb1::TimeSeries { histograms: vec![histogram], exemplars, ..corpus::series(labels) };
+    arbitrary::as_2(&arbitrary::request(vec![series])).encode_to_vec()
+}
+
+#[test]
+fn custom_buckets_are_sent_as_classic_series_where_that_is_wanted() {
+    let exemplars = [(0.5, 1), (0.75, 2), (f64::NAN, 3), (11.0, 4), (f64::NEG_INFINITY, 5)];
+    let exemplars = exemplars.map(|(value, timestamp)| corpus::exemplar(&[], value, timestamp));
+    let message = custom_2(
+        corpus::custom_histogram(),
+        &[("A", "x"), ("__name__", "rpc"), ("job", "j"), ("z", "1")],
+        exemplars.into(),
+    );
+    let translated = classic(&message).unwrap();
+    assert_eq!(
+        lines(&translated.message),
+        [
+            "A=x,__name__=rpc_bucket,job=j,le=0.5,z=1 3.0@100#1#5",
+            "A=x,__name__=rpc_bucket,job=j,le=1.0,z=1 3.0@100#2",
+            "A=x,__name__=rpc_bucket,job=j,le=10.0,z=1 4.0@100",
+            "A=x,__name__=rpc_bucket,job=j,le=+Inf,z=1 6.0@100#3#4",
+            "A=x,__name__=rpc_count,job=j,z=1 6.0@100",
+            "A=x,__name__=rpc_sum,job=j,z=1 40.25@100",
+        ]
+    );
+    assert_eq!((translated.dropped, translated.series, translated.exemplars), (vec![0], 6, 0));
+    assert_eq!(translated.sent, Counts { samples: 6, histograms: 0, exemplars: 5 });
+    assert_eq!(new_1(&message).unwrap().exemplars, 5, "without their samples");
+}
+
+#[test]
+fn a_float_histogram_with_gaps_and_observations_of_nan_is_cumulative_too() {
+    let histogram = pb1::Histogram {
+        count: Some(pb1::histogram::Count::CountFloat(9.5)),
+        sum: f64::NAN,
+        schema: -53,
+        custom_values: vec![-1.0, 1e6, 2e6],
+        positive_spans: vec![pb1::BucketSpan { offset: 1, length: 1 }],
+        positive_counts: vec![2.5],
+        timestamp: 0,
+        ..Default::default()
+    };
+    // A label le of its own: it gives way in the buckets.
+    let message = custom_2(histogram, &[("__name__", "rpc"), ("le", "own")], vec![]);
+    assert_eq!(
+        lines(&classic(&message).unwrap().message),
+        [
+            "__name__=rpc_bucket,le=-1.0 0.0@0",
+            "__name__=rpc_bucket,le=1e+06 2.5@0",
+            "__name__=rpc_bucket,le=2e+06 2.5@0",
+            "__name__=rpc_bucket,le=+Inf 9.5@0",
+            "__name__=rpc_count,le=own 9.5@0",
+            "__name__=rpc_sum,le=own NaN@0",
+        ]
+    );
+}
+
+#[test]
+fn a_stale_marker_of_custom_buckets_marks_every_series_that_its_bounds_name() {
+    for bounds in [vec![], vec![0.5, 1.0]] {
+        let stale = pb1::Histogram { schema: -53, custom_values: bounds.clone(), ..corpus::stale_histogram() };
+        let translated = classic(&custom_2(stale, &[("__name__", "rpc")], vec![])).unwrap();
+        let (series, _) = plain::of_1(&translated.message).unwrap();
+        assert_eq!(series.len(), bounds.len() + 3);
+        assert!(series.iter().all(|series| series.samples == [(arbitrary::STALE, 101, 0)]), "V1-42");
+    }
+}
+
+#[test]
+fn few_symbols_referred_to_very_often_are_not_written_out_without_end() {
+    let long = "x".repeat(1 << 20);
+    let symbols = vec![String::new(), "__name__".into(), "a".into(), long.clone(), format!("{long}y")];
+    let labels_refs = [3, 3].repeat(1000);
+    let exemplars = vec![pb2::Exemplar { labels_refs, value: 1.0, timestamp: 1 }; 1000];
+    let samples = vec![pb2::Sample { value: 1.0, ..Default::default() }];
+    let mut series = pb2::TimeSeries { labels_refs: vec![1, 2], samples, exemplars, ..Default::default() };
+    let message = pb2::Request { symbols: symbols.clone(), timeseries: vec![series.clone()] }.encode_to_vec();
+    let translated = new_1(&message).unwrap();
+    assert_eq!((translated.exemplars, translated.sent), (1000, Counts { samples: 1, ..Counts::default() }));
+
+    // Metadata that changes each time.
+    series.exemplars.clear();
+    let timeseries = (0..1000).map(|n| pb2::TimeSeries {
+        metadata: Some(pb2::Metadata { help_ref: 3 + n % 2, ..Default::default() }),
+        ..series.clone()
+    });
+    let message = pb2::Request { symbols: symbols.clone(), timeseries: timeseries.collect() }.encode_to_vec();
+    let translated = new_1(&message).unwrap();
+    assert!(translated.message.len() < 20 << 20);
+    assert_eq!((translated.sent.samples, translated.metadata + translated.metadata_left_out), (1000, 1000));
+
+    // Classic series.
+    let bounds = (0..20_000).map(f64::from).collect();
+    let histogram = pb1::Histogram { schema: -53, custom_values: bounds, ..Default::default() };
+    let message = custom_2(histogram, &[("__name__", "rpc"), ("l", &long[..10_000])], vec![]);
+    let translated = classic(&message).unwrap();
+    assert_eq!((translated.dropped, translated.series), (vec![1], 0));
+}
+
+#[test]
+fn a_sample_s_unusual_forms_are_read_as_prost_reads_them() {
+    use corpus::{bytes, fixed, varint};
+    let forms: [&[Vec<u8>]; 7] = [
+        &[],
+        &[varint(2, 7)],
+        &[fixed(1, 7)],
+        &[varint(2, u64::MAX), fixed(1, 7)],
+        &[fixed(1, 7), varint(2, u64::MAX)],
+        &[fixed(1, 7), varint(2, 1), varint(2, 0)],
+        &[fixed(1, 7), fixed(1, 0), varint(2, 1)],
+    ];
+    for form in forms {
+        let labels = corpus::series(&[("__name__", "a")]).encode_to_vec();
+        let message = bytes(1, &[labels, bytes(2, &form.concat())].concat());
+        judge(Protocol::V1, &message, &format!("{form:?}"));
+    }
+}
+
+proptest! {
+    /// Labels in any order, any bits, histograms that make no sense: what prost encodes is translated as the rules say.
+    #[test]
+    fn any_request_is_translated_as_the_plain_rules_say(one in arbitrary::request1(), two in arbitrary::request2()) {
+        judge_to_2(&one.encode_to_vec(), "1.0");
+        // Prost writes no odd number of references.
+        judge_to_1(&two.encode_to_vec(), "2.0");
+    }
+
+    #[test]
+    fn any_valid_request_comes_through_both_ways(request in arbitrary::valid_request2()) {
+        let message = request.encode_to_vec();
+        judge(Protocol::V2, &message, "2.0");
+        judge(Protocol::V1, &new_1(&message).unwrap().message, "1.0");
+    }
+
+    /// What is in several requests is what is in one that has all their series.
+    #[test]
+    fn several_requests_are_as_one(requests in prop::collection::vec(arbitrary::request1(), 0..4)) {
+        let messages: Vec<Vec<u8>> = requests.iter().map(Message::encode_to_vec).collect();
+        let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
+        let several = to_2(&selections, &mut KnownMetadata::default()).unwrap();
+        let one = new_2(&messages.concat()).unwrap();
+        prop_assert_eq!(&one.message, &several.message);
+        prop_assert_eq!((one.exemplars, one.sent), (several.exemplars, several.sent));
+
+        let messages: Vec<Vec<u8>> = requests.iter().map(|request| arbitrary::as_2(request).encode_to_vec()).collect();
+        let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
+        let several = to_1(&selections, CustomBuckets::Drop, &mut SentMetadata::default(), Instant::now()).unwrap();
+        let parts = messages.iter().map(|message| new_1(message).unwrap().message);
+        prop_assert_eq!(parts.collect::<Vec<_>>().concat(), several.message);
+    }
+
+    #[test]
+    fn classic_series_are_valid_and_cumulative(request in arbitrary::valid_request2()) {
+        let message = request.encode_to_vec();
+        let translated = classic(&message).unwrap();
+        prop_assert_eq!(&translated.dropped, &[0]);
+        let summary = walk(Protocol::V1, &translated.message).unwrap();
+        prop_assert!(summary.offences.count() == 0 && summary.is_canonical, "{}", summary.offences);
+        prop_assert_eq!(translated.sent, counts(&plain::of_1(&translated.message).unwrap().0));
+        let custom = as_1(plain::of_2(&message).unwrap()).dropped;
+        let (series, _) = plain::of_1(&translated.message).unwrap();
+        let others = as_1(plain::of_2(&message).unwrap()).series;
+        let made: Vec<&Series> = series.iter().filter(|series| !others.contains(series)).collect();
+        let infinite = made.iter().filter(|series| series.labels.contains(&"+Inf".to_owned())).count() as u64;
+        prop_assert!(infinite <= custom);
+        let mut last = 0.0;
+        for series in made.iter().filter(|series| series.metric_name().ends_with("_bucket")) {
+            // A stale marker, whatever else is in the histogram.
+            let value = if series.samples[0].0 == arbitrary::STALE { last } else { f64::from_bits(series.samples[0].0) };
+            prop_assert!(value >= last, "{} after {}", value, last);
+            last = if series.labels.contains(&"+Inf".to_owned()) { 0.0 } else { value };
+        }
+    }
+
+    /// Whatever the bytes: no panic, and what prost reads is translated as the rules say.
+    #[test]
+    fn damaged_requests_are_malformed_or_come_through(
+        one in arbitrary::request1(),
+        two in arbitrary::valid_request2(),
+        damage in arbitrary::damage(),
+    ) {
+        let mut message = one.encode_to_vec();
+        damage.strike(&mut message);
+        let translated = new_2(&message);
+        if let (Ok(translated), Some(original)) = (translated, plain::of_1(&message)) {
+            let expected = as_2(original);
+            prop_assert_eq!(plain::of_2(&translated.message).unwrap(), expected.series);
+        }
+        let mut message = two.encode_to_vec();
+        damage.strike(&mut message);
+        let _ = classic(&message);
+        let translated = new_1(&message);
+        if let (Ok(translated), Some(original)) = (&translated, plain::of_2(&message)) {
+            let expected = as_1(original);
+            prop_assert_eq!(plain::of_1(&translated.message).unwrap().0, expected.series);
+            prop_assert_eq!(&translated.dropped, &[expected.dropped]);
+        }
+        if let Ok(summary) = walk(Protocol::V2, &message) && summary.offences.count() == 0 {
+            prop_assert!(translated.is_ok());
+        }
+    }
+
+    /// The corpus has shapes that no encoder writes.
+    #[test]
+    fn damaged_cases_of_the_corpus_do_no_harm(
+        case in any::<prop::sample::Index>(),
+        damage in arbitrary::damage(),
+    ) {
+        let mut cases = corpus::cases();
+        let corpus::Case { protocol, mut message, .. } = cases.swap_remove(case.index(cases.len()));
+        damage.strike(&mut message);
+        let is_valid = walk(protocol, &message).is_ok_and(|summary| summary.offences.count() == 0);
+        match protocol {
+            Protocol::V1 => prop_assert!(!is_valid || new_2(&message).is_ok()),
+            Protocol::V2 => prop_assert!(!is_valid || (new_1(&message).is_ok() && classic(&message).is_ok())),
+        }
+        prop_assert!(!is_valid || rebuild(protocol, &[all(&message)]).is_ok());
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), end: u8) {
+        let selections = [all(&bytes), Selection { message: &bytes, entries: Chosen::Range(0..end.into()) }];
+        let _ = to_2(&selections, &mut KnownMetadata::default());
+        for custom_buckets in [CustomBuckets::Drop, CustomBuckets::AsClassic] {
+            let _ = to_1(&selections, custom_buckets, &mut SentMetadata::default(), Instant::now());
+        }
+    }
+}
