@@ -177,12 +177,26 @@ pub struct Target {
     /// `"2.0"` always in that one. Default: `"auto"`.
     #[serde(default)]
     pub protocol: Protocol,
+    /// What becomes of histograms with custom buckets where data is sent in 1.0, which has no place for them: `"drop"` leaves them out, counted as
+    /// dropped; `"classic"` sends each as the classic series that it stands for. Default: `"drop"`.
+    #[serde(default)]
+    pub custom_buckets: CustomBuckets,
     /// Labels that every series gets that does not have them, before `write_relabel_configs`. Default: none.
     #[serde(default)]
     pub external_labels: BTreeMap<String, Text>,
     /// What of which series is sent, with Prometheus' keys and meaning. Default: everything as it is.
     #[serde(default)]
     pub write_relabel_configs: Vec<RelabelConfig>,
+}
+
+/// `target.custom_buckets`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the key says it")]
+pub enum CustomBuckets {
+    #[default]
+    Drop,
+    Classic,
 }
 
 /// `target.protocol`

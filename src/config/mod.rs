@@ -14,6 +14,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::protocol::Protocol;
+use crate::protocol::translate::CustomBuckets;
 use crate::relabel::{RuleError, Rules};
 use crate::savepoint::is_name;
 use crate::target::{Backoff, InvalidBackoff};
@@ -448,6 +449,10 @@ impl Checker<'_> {
             sample_age_limit,
             send_order,
             relabeling,
+            custom_buckets: match target.custom_buckets {
+                file::CustomBuckets::Drop => CustomBuckets::Drop,
+                file::CustomBuckets::Classic => CustomBuckets::AsClassic,
+            },
             protocol: match target.protocol {
                 file::Protocol::Auto => target::ProtocolRule::Auto,
                 file::Protocol::V1 => target::ProtocolRule::Always(Protocol::V1),

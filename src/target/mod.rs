@@ -78,7 +78,7 @@ use outcome::{Outcome, Sent};
 use parcel::PARCEL;
 pub use progress::{Details, Progress, Snapshot};
 use reading::{PART_AT_LAG_MS, Read, Reading};
-use request::Stored;
+use request::{Built, Requests, Stored};
 use rewriting::{NotRewritten, Rewriting};
 pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
@@ -87,7 +87,7 @@ use telling::shown;
 
 use crate::clock::now_ms;
 use crate::dead_letter::Ring;
-use crate::metrics::TargetMetrics;
+use crate::metrics::{TargetMetrics, UNTRANSLATED};
 use crate::savepoint::{Learned, Outcomes, Range};
 use crate::wal::{Log, Mark, Place, Readable};
 use batch::Completed;
@@ -107,6 +107,16 @@ pub(crate) const UNBOOKED_MAX: usize = 4096;
 
 /// An attempt, its bytes and its time-out, and what came of it.
 type Ended = (AttemptId, u64, Duration, Result<Answered, Unanswered>);
+
+/// A request that is not answered yet.
+#[derive(Debug)]
+struct InFlight {
+    sent: Sent,
+    /// What is not in it, as metrics count it.
+    untranslated: [u64; UNTRANSLATED.len()],
+    has_metadata: bool,
+    handle: AbortHandle,
+}
 
 /// What a target woke up for.
 enum Happened {
@@ -129,7 +139,8 @@ pub struct Target {
     speed: Speed,
     age: AgeClock,
     attempts: JoinSet<Ended>,
-    in_flight: HashMap<AttemptId, (Sent, AbortHandle)>,
+    in_flight: HashMap<AttemptId, InFlight>,
+    requests: Requests,
     /// Known, and not booked yet.
     completed: Vec<Completed>,
     readable: watch::Receiver<Readable>,
@@ -145,6 +156,8 @@ pub struct Target {
     refusal: String,
     /// Waits for what is in flight, then goes alone.
     parcel: Option<(Parcel, oneshot::Sender<Resent>)>,
+    /// Samples of the parcel that is in flight, and how many of these its protocol has no place for.
+    parcel_left_out: (u64, u64),
     /// Of name and URL: what was learned under another one does not count.
     identity: u64,
 }
@@ -177,6 +190,7 @@ impl Target {
             age: AgeClock::default(),
             attempts: JoinSet::new(),
             in_flight: HashMap::new(),
+            requests: Requests::new(settings.custom_buckets),
             completed: Vec::new(),
             log: log.clone(),
             inbox,
@@ -192,6 +206,7 @@ impl Target {
             reason: None,
             refusal: String::new(),
             parcel: None,
+            parcel_left_out: (0, 0),
             identity,
         })
     }
@@ -378,6 +393,8 @@ impl Target {
             let read_again = self.read();
             if self.parcel.is_some() {
                 self.send_parcel();
+            }
+            if self.parcel.is_some() {
                 return read_again;
             }
             let now = std::time::Instant::now();
@@ -412,12 +429,18 @@ impl Target {
 
     fn start(&mut self, attempt: Attempt) {
         let Attempt { id, kind, protocol, is_confirmed, forwarded, parts, samples } = attempt;
-        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
         if let Some((record, _)) = parts.last() {
             self.progress.reserve(record.header.position);
         }
-        let body = match request::body(kind, &parts) {
-            Ok(body) => body,
+        let now = std::time::Instant::now();
+        let built = match self.requests.build(kind, protocol, &parts, samples, now) {
+            Ok(built) if built.is_empty => {
+                self.delivery.leaves_out(id, built.left_out);
+                self.metrics.untranslated(built.untranslated);
+                self.delivery.unsent(id, &Stored, now);
+                return;
+            }
+            Ok(built) => built,
             Err(error) => {
                 // Taken apart, it comes to what was stored, or to what is refused.
                 tracing::error!(target = self.settings.name, %error, "internal error: a request cannot be put together");
@@ -433,6 +456,11 @@ impl Target {
                 return;
             }
         };
+        let Built { body, is_empty: _, samples, left_out, untranslated, has_metadata } = built;
+        if !left_out.is_empty() {
+            self.delivery.leaves_out(id, left_out);
+        }
+        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
         let bytes = body.len() as u64;
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let client = self.client.clone();
@@ -440,7 +468,7 @@ impl Target {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (id, bytes, timeout, answer)
         });
-        self.in_flight.insert(id, (sent, handle));
+        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, handle });
     }
 
     /// What an attempt came to.
@@ -451,10 +479,15 @@ impl Target {
             Err(error) if error.is_cancelled() => return,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let Some((sent, _)) = self.in_flight.remove(&id) else { return };
+        let Some(InFlight { sent, untranslated, has_metadata, handle: _ }) = self.in_flight.remove(&id) else { return };
         let (outcome, said) = self.judge(sent, bytes, timeout, answer);
+        if matches!(outcome, Outcome::Accepted { .. }) {
+            self.metrics.untranslated(untranslated);
+        } else if has_metadata {
+            self.requests.forget_metadata();
+        }
         if id == PARCEL {
-            self.parcel_ended(sent, &outcome, &said);
+            self.parcel_ended(&outcome, &said);
             return;
         }
         if matches!(outcome, Outcome::Retry { .. } | Outcome::Hold(_) | Outcome::WrongProtocol(_)) {
@@ -513,8 +546,11 @@ impl Target {
         {
             let _ = reply.send(Resent::Unanswered("it was given up: the target was moved or paused".into()));
         }
-        if let Some((_, handle)) = self.in_flight.remove(&id) {
+        if let Some(InFlight { handle, has_metadata, .. }) = self.in_flight.remove(&id) {
             handle.abort();
+            if has_metadata {
+                self.requests.forget_metadata();
+            }
         }
     }
 

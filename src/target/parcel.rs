@@ -1,11 +1,14 @@
 //! A parcel: a kept request that somebody has the target send again. It waits for what is in flight, then goes alone.
 
-use super::Target;
+use super::batch::Samples;
 use super::client::Request;
 use super::delivery::{AttemptId, Said};
+use super::negotiation::Choice;
 use super::orders::{Parcel, Resent};
 use super::outcome::{Outcome, Sent};
+use super::request::Built;
 use super::telling::{said_text, shown};
+use super::{InFlight, Target};
 use crate::savepoint::{Outcomes, Reason};
 
 /// The attempt of a parcel.
@@ -17,24 +20,54 @@ impl Target {
         if !self.in_flight.is_empty() {
             return;
         }
-        let Some((Parcel { protocol, body, forwarded, floats, histograms }, _)) = &self.parcel else { return };
-        let sent = Sent { protocol: *protocol, samples: *floats, histograms: *histograms, is_confirmed: true };
-        let (client, bytes) = (self.client.clone(), body.len() as u64);
+        let now = std::time::Instant::now();
+        let Some((Parcel { protocol: received, body, forwarded, floats, histograms }, _)) = &self.parcel else {
+            return;
+        };
+        let protocol = match self.delivery.protocol_for(*received, now) {
+            Choice::Send(protocol) => protocol,
+            Choice::Ask => *received,
+        };
+        let whole = Samples { floats: *floats, histograms: *histograms };
+        let built = if protocol == *received {
+            Ok(Built { body: body.clone(), samples: whole, ..Built::default() })
+        } else {
+            self.requests.translate(*received, body, now)
+        };
+        let built = match built {
+            Ok(built) if !built.is_empty => built,
+            nothing => {
+                let why = nothing.err().map_or_else(
+                    || format!("remote write {protocol}, which the target takes, has no place for any of it"),
+                    |error| error.to_string(),
+                );
+                if let Some((_, reply)) = self.parcel.take() {
+                    let _ = reply.send(Resent::Unanswered(why));
+                }
+                return;
+            }
+        };
+        let Built { body, samples, left_out, untranslated, has_metadata, .. } = built;
+        let left_out = left_out.iter().sum();
+        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed: true };
+        let (client, bytes, forwarded) = (self.client.clone(), body.len() as u64, forwarded.clone());
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
-        let (protocol, body, forwarded) = (*protocol, body.clone(), forwarded.clone());
         let handle = self.attempts.spawn(async move {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (PARCEL, bytes, timeout, answer)
         });
-        self.in_flight.insert(PARCEL, (sent, handle));
+        self.parcel_left_out = (whole.all(), left_out);
+        self.in_flight.insert(PARCEL, InFlight { sent, untranslated, has_metadata, handle });
     }
 
     /// Accepted and its outcome are booked together.
-    pub(super) fn parcel_ended(&mut self, sent: Sent, outcome: &Outcome, said: &Said) {
+    pub(super) fn parcel_ended(&mut self, outcome: &Outcome, said: &Said) {
         let Some((_, reply)) = self.parcel.take() else { return };
-        let all = sent.samples + sent.histograms;
+        // (What was kept may go as more or fewer samples than it has.)
+        let (whole, left_out) = self.parcel_left_out;
+        let all = whole - left_out;
         let (delivered, refused, reason) = match outcome {
-            Outcome::Accepted { refused } => (all - refused, *refused, Reason::Partial),
+            Outcome::Accepted { refused } => (all.saturating_sub(*refused), (*refused).min(all), Reason::Partial),
             Outcome::Refused | Outcome::TooLarge => (0, all, Reason::Status),
             Outcome::Retry { .. } | Outcome::Hold(_) | Outcome::WrongProtocol(_) => {
                 let _ = reply.send(Resent::Unanswered(shown(outcome, said)));
@@ -43,6 +76,7 @@ impl Target {
         };
         let mut outcomes = Outcomes::delivered(delivered);
         outcomes += Outcomes::refused(reason, refused);
+        outcomes += Outcomes::dropped(left_out);
         self.progress.resent(outcomes);
         let _ = reply.send(if refused == 0 { Resent::Delivered } else { Resent::Refused(said_text(said)) });
     }

@@ -6,19 +6,28 @@
 //! | several whole records, 1.0 | their snappy streams one behind the other, nothing is decompressed |
 //! | several whole records, 2.0 | one rebuilt table of symbols (`V2-68`), the rest copied |
 //! | some entries of a record | those, copied out of the decompressed message |
+//! | anything, for a target of the other protocol | translated; what has no place there is counted |
 //! | nothing | an empty message: a question |
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 
-use super::batch::{Chosen, Contents, Entries, EntryFacts};
+use super::batch::{Chosen, Contents, Entries, EntryFacts, Samples};
 use super::negotiation::protocol_of;
 use super::outgoing::Outgoing;
+use crate::metrics::UNTRANSLATED;
 use crate::protocol::rebuild::{self, Selection, rebuild};
 use crate::protocol::snappy::{self, SnappyError};
+use crate::protocol::translate::{CustomBuckets, KnownMetadata, SentMetadata, to_1, to_2};
 use crate::protocol::{Malformed, Protocol, describe, entries};
 use crate::wal::record::Kind;
+
+/// Metric families of which a target of 1.0 has been told.
+const METADATA_FAMILIES_MAX: usize = 20_000;
+/// Bytes of what is known of metric families, for a target of 2.0.
+const METADATA_BYTES_MAX: usize = 4 << 20;
 
 /// What was stored cannot be taken apart. It was once, when it was received, so this is a mistake of ours.
 #[derive(Debug, thiserror::Error)]
@@ -36,35 +45,142 @@ fn decompress(record: &Outgoing) -> Result<Vec<u8>, SnappyError> {
     snappy::decompress(&record.body, record.header.decoded_len)
 }
 
-/// The body of a request with these parts.
+/// A request, ready to be sent.
+#[derive(Debug, Default)]
+pub struct Built {
+    /// As it goes over the wire.
+    pub body: Bytes,
+    /// There is nothing to send in it.
+    pub is_empty: bool,
+    /// Samples and histograms in it.
+    pub samples: Samples,
+    /// Samples of each part that are not in it, because the protocol has no place for them. Empty: none.
+    pub left_out: Vec<u64>,
+    /// What else was left out, in the order of [`crate::metrics::UNTRANSLATED`].
+    pub untranslated: [u64; UNTRANSLATED.len()],
+    /// It tells of metadata.
+    pub has_metadata: bool,
+}
+
+/// Writes requests for a target, and remembers what it has been told of metadata.
+#[derive(Debug)]
+pub struct Requests {
+    custom_buckets: CustomBuckets,
+    /// What a target of 1.0 was told.
+    sent_metadata: SentMetadata,
+    /// What is known for a target of 2.0.
+    known_metadata: KnownMetadata,
+}
+
+impl Requests {
+    /// For a target that is told everything anew.
+    #[must_use]
+    pub fn new(custom_buckets: CustomBuckets) -> Requests {
+        Requests {
+            custom_buckets,
+            sent_metadata: SentMetadata::with_families_max(METADATA_FAMILIES_MAX),
+            known_metadata: KnownMetadata::with_bytes_max(METADATA_BYTES_MAX),
+        }
+    }
+
+    /// What the target was told of metadata may not have come there.
+    pub fn forget_metadata(&mut self) {
+        self.sent_metadata.forget();
+    }
+
+    /// A request with these parts, in this protocol. `samples` are in them.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn build(
+        &mut self,
+        kind: Kind,
+        protocol: Protocol,
+        parts: &[(Arc<Outgoing>, Chosen)],
+        samples: Samples,
+        now: Instant,
+    ) -> Result<Built, BodyError> {
+        if parts.is_empty() {
+            return Ok(Built { body: snappy::compress(&[])?.into(), ..Built::default() });
+        }
+        if parts.iter().all(|(record, _)| record.is_empty()) {
+            return Ok(Built { is_empty: true, ..Built::default() });
+        }
+        if protocol == protocol_of(kind) {
+            let (body, exemplars) = as_received(kind, parts)?;
+            return Ok(Built { body, samples, untranslated: [exemplars, 0, 0], ..Built::default() });
+        }
+        let messages = messages(parts)?;
+        let translated = match protocol {
+            Protocol::V1 => to_1(&selections(&messages, parts), self.custom_buckets, &mut self.sent_metadata, now)?,
+            Protocol::V2 => to_2(&selections(&messages, parts), &mut self.known_metadata)?,
+        };
+        let dropped = translated.dropped.iter().sum();
+        Ok(Built {
+            is_empty: translated.is_empty(),
+            samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
+            untranslated: [translated.exemplars, translated.start_timestamps, dropped],
+            has_metadata: translated.metadata > 0,
+            body: snappy::compress(&translated.message)?.into(),
+            left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
+        })
+    }
+
+    /// The same of a request that was kept, as it was received.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn translate(&mut self, received: Protocol, body: &Bytes, now: Instant) -> Result<Built, BodyError> {
+        let message = snappy::decompress(body, u32::MAX)?;
+        let selection = [Selection { message: &message, entries: rebuild::Chosen::All }];
+        let translated = match received {
+            Protocol::V2 => to_1(&selection, self.custom_buckets, &mut self.sent_metadata, now)?,
+            Protocol::V1 => to_2(&selection, &mut self.known_metadata)?,
+        };
+        Ok(Built {
+            is_empty: translated.is_empty(),
+            samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
+            untranslated: [translated.exemplars, translated.start_timestamps, translated.dropped.iter().sum()],
+            has_metadata: translated.metadata > 0,
+            body: snappy::compress(&translated.message)?.into(),
+            left_out: translated.dropped,
+        })
+    }
+}
+
+/// The body of a request with these parts in the protocol in which they were received; how many exemplars have no place in it.
 ///
 /// # Errors
 /// [`BodyError`].
-pub fn body(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)]) -> Result<Bytes, BodyError> {
+pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)]) -> Result<(Bytes, u64), BodyError> {
     let protocol = protocol_of(kind);
     if let [(record, Chosen::All)] = parts {
-        return Ok(record.body.clone());
+        return Ok((record.body.clone(), 0));
     }
     let is_whole = parts.iter().all(|(_, chosen)| *chosen == Chosen::All);
-    if is_whole && protocol == Protocol::V1 && !parts.is_empty() {
+    if is_whole && protocol == Protocol::V1 {
         let bodies: Vec<&Bytes> = parts.iter().map(|(record, _)| &record.body).collect();
-        return Ok(snappy::merge(&bodies)?.into());
+        return Ok((snappy::merge(&bodies)?.into(), 0));
     }
-    let messages = parts.iter().map(|(record, _)| decompress(record)).collect::<Result<Vec<_>, _>>()?;
-    let selections: Vec<Selection<'_>> = messages
-        .iter()
-        .zip(parts)
-        .map(|(message, (_, chosen))| Selection {
-            message,
-            entries: match chosen {
-                Chosen::All => rebuild::Chosen::All,
-                Chosen::Range(range) => rebuild::Chosen::Range(range.clone()),
-                Chosen::Listed(list, range) => rebuild::Chosen::Listed(&list[range.clone()]),
-            },
-        })
-        .collect();
-    let message = if selections.is_empty() { Vec::new() } else { rebuild(protocol, &selections)?.message };
-    Ok(snappy::compress(&message)?.into())
+    let messages = messages(parts)?;
+    let rebuilt = rebuild(protocol, &selections(&messages, parts))?;
+    Ok((snappy::compress(&rebuilt.message)?.into(), rebuilt.exemplars_left_out))
+}
+
+fn messages(parts: &[(Arc<Outgoing>, Chosen)]) -> Result<Vec<Vec<u8>>, SnappyError> {
+    parts.iter().map(|(record, _)| decompress(record)).collect()
+}
+
+fn selections<'a>(messages: &'a [Vec<u8>], parts: &'a [(Arc<Outgoing>, Chosen)]) -> Vec<Selection<'a>> {
+    let selection = |(message, (_, chosen)): (&'a Vec<u8>, &'a (Arc<Outgoing>, Chosen))| Selection {
+        message,
+        entries: match chosen {
+            Chosen::All => rebuild::Chosen::All,
+            Chosen::Range(range) => rebuild::Chosen::Range(range.clone()),
+            Chosen::Listed(list, range) => rebuild::Chosen::Listed(&list[range.clone()]),
+        },
+    };
+    messages.iter().zip(parts).map(selection).collect()
 }
 
 /// The first series of what was refused, for people.

@@ -7,6 +7,7 @@ use super::delivery::Rules;
 use super::negotiation::ProtocolRule;
 use super::pace;
 
+use crate::protocol::translate::CustomBuckets;
 use crate::relabel;
 
 /// The most requests at a time.
@@ -51,6 +52,8 @@ pub struct Settings {
     pub send_order: SendOrder,
     /// In which protocol data is sent.
     pub protocol: ProtocolRule,
+    /// What becomes of histograms with custom buckets, for which 1.0 has no place.
+    pub custom_buckets: CustomBuckets,
     /// What of which series is sent.
     pub relabeling: relabel::Rules,
 }

@@ -122,8 +122,8 @@ impl Target {
                     "the target refused samples for good"
                 );
             }
-            let body = match request::body(refused.kind, &refused.parts) {
-                Ok(body) => body,
+            let body = match request::as_received(refused.kind, &refused.parts) {
+                Ok((body, _)) => body,
                 // It was put together once already, to be sent.
                 Err(error) => {
                     tracing::error!(target = self.settings.name, %error, "internal error: what was refused cannot be kept");
