@@ -5,6 +5,7 @@
 //!  strict   as Prometheus; fails with statuses only, one of its series is always refused; nobody touches it
 //!  wild     takes everything in any order; answers get lost; it is moved and paused all the time
 //!  gone     can take little a second; it is forgotten, and is new after the next start
+//!  filtered, in_1_0, in_2_0   as strict, but for what is sent: some series are filtered; everything in one protocol
 //! ```
 //! `CHAOS_SECONDS` says how long (20 if it is not set), `PROMRELAY_TEST_SEED` which chances.
 
@@ -28,6 +29,13 @@ const FAST: [&str; 3] = ["min_backoff = \"10ms\"", "max_backoff = \"100ms\"", "m
 const PLAN: Plan = Plan { upstreams: 6, series: 4, samples: 1, pause: Duration::from_millis(30), noise: 500 };
 const CURSED: &str = "numbered{series=\"0-1\"}";
 
+/// Targets that do not get what was received as it came.
+const REWRITTEN: [(&str, &str); 3] = [
+    ("filtered", "write_relabel_configs = [{ source_labels = [\"__name__\"], regex = \"noise\", action = \"drop\" }]"),
+    ("in_1_0", "protocol = \"1.0\""),
+    ("in_2_0", "protocol = \"2.0\""),
+];
+
 fn duration() -> Duration {
     let seconds = std::env::var("CHAOS_SECONDS").map_or(20, |text| text.parse().expect("CHAOS_SECONDS is a number"));
     Duration::from_secs(seconds)
@@ -47,6 +55,7 @@ struct World {
     strict: Strict,
     wild: Sink,
     gone: Strict,
+    rewritten: Vec<(&'static str, Strict)>,
     is_forgotten: bool,
     log: Vec<String>,
 }
@@ -67,7 +76,19 @@ impl World {
         let limit = Some(Limit { samples_per_second: 300.0, retry_after: Some("1") });
         let rules = Rules { limit, troubles: vec![(0.02, Trouble::HangUp)], ..Rules::default() };
         let gone = Strict::start(random.u64(..), rules).await;
-        let relay = Config::new()
+        let mut rewritten = Vec::new();
+        let mut config = Config::new();
+        for (name, line) in REWRITTEN {
+            let rules = Rules {
+                cursed: vec!["\"0-1\"".into()],
+                troubles: vec![(0.03, Trouble::Status(500))],
+                ..Rules::default()
+            };
+            let target = Strict::start(random.u64(..), rules).await;
+            config = config.target(name, &target.url(), &[&FAST[..], &[line]].concat());
+            rewritten.push((name, target));
+        }
+        let relay = config
             .server("admin = true")
             .wal("max_size = \"128MiB\"")
             .wal("segment_size = \"1MiB\"")
@@ -78,7 +99,7 @@ impl World {
             .start()
             .await;
         let watch = Watch::start(&relay);
-        World { relay, watch, random, strict, wild, gone, is_forgotten: false, log: Vec::new() }
+        World { relay, watch, random, strict, wild, gone, rewritten, is_forgotten: false, log: Vec::new() }
     }
 
     fn note(&mut self, what: impl Into<String>) {
@@ -157,6 +178,7 @@ impl World {
     async fn drain(&mut self) {
         self.strict.heal();
         self.gone.heal();
+        self.rewritten.iter().for_each(|(_, target)| target.heal());
         self.wild.script(|_| Answer::status(204));
         self.order("resume").await;
         self.relay.drained(SOON).await;
@@ -211,6 +233,31 @@ async fn judge_wild(world: &World, sent: &Sent) {
     assert_eq!(world.wild.faults(), Vec::<String>::new());
 }
 
+/// What is filtered, and only that, is not there; the rest is as at any other target.
+async fn judge_rewritten(world: &World, sent: &Sent, is_exact: bool) {
+    for (name, target) in &world.rewritten {
+        target.assert_in_order();
+        let (seen, ledger) = (target.seen(), world.relay.ledger(name).await);
+        println!("{name}: {seen:?}, {ledger:?}");
+        assert_accepted(&ledger, sent);
+        let requests = sent.acknowledged.iter().sum::<u64>();
+        let filtered = ledger.settled["filtered"];
+        match *name {
+            "filtered" => {
+                assert!((requests..=requests + sent.unanswered).contains(&filtered), "{requests}: {filtered}")
+            }
+            _ => assert_eq!(filtered, 0, "{name}"),
+        }
+        let missing = sent.missing(target);
+        let count: u64 = missing.values().map(|numbers| numbers.len() as u64).sum();
+        assert!(count <= ledger.settled["refused"], "{name}: {missing:?}");
+        if is_exact {
+            assert_eq!(missing.keys().collect::<Vec<_>>(), [CURSED], "{name}");
+            assert_eq!((ledger.settled["refused"], ledger.delivered()), (count, seen.stored), "{name}");
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn in_chaos_without_crashes_each_sum_is_what_the_target_saw_sample_by_sample() {
     let (mut world, sent) = chaos(Process::Runs).await;
@@ -225,6 +272,7 @@ async fn in_chaos_without_crashes_each_sum_is_what_the_target_saw_sample_by_samp
     assert_eq!(ledger.delivered(), seen.stored, "what is delivered was stored");
     assert_eq!(seen.repeated, 0, "nothing came twice");
     judge_wild(&world, &sent).await;
+    judge_rewritten(&world, &sent, true).await;
     if world.is_forgotten {
         world.relay.restart().await;
         world.relay.drained(SOON).await;
@@ -257,5 +305,6 @@ async fn in_chaos_with_crashes_nothing_is_lost_without_being_counted_nor_told_wi
         "stored, but neither delivered nor refused as known"
     );
     judge_wild(&world, &sent).await;
+    judge_rewritten(&world, &sent, false).await;
     world.watch.end().await;
 }

@@ -4,8 +4,8 @@
 //! |---|---|
 //! | 2xx | accepted; on 2.0 a shortfall in the `*-Written` headers is refused |
 //! | 2xx with `Content-Type: text/html` | hold: a captive portal or a login page has not stored anything |
-//! | 2xx or 415 to 2.0 without any `*-Written`; 400, 409, 422 as well, as long as nothing has shown that the target takes 2.0 | wrong protocol: it does not take 2.0 (`V2-37`, `V2-42`, `V2-43`) |
-//! | 415 to 1.0 | wrong protocol: the target does not take 1.0 |
+//! | 415 | wrong protocol: the target does not take this one (`V2-42`) |
+//! | 2xx to 2.0 without any `*-Written`; 400, 409, 422 as well, as long as nothing has shown that the target takes 2.0 | wrong protocol (`V2-37`, `V2-43`) |
 //! | 400 to 2.0 with `*-Written` | accepted, as far as the target says so; the shortfall is refused, nothing is sent again (`V2-40`) |
 //! | 413 | too large |
 //! | 400, 409, 422 | refused (`V1-37`, `V2-46`): whether all of it or one sample of it is for `delivery` to find out |
@@ -124,6 +124,7 @@ impl fmt::Display for Reason {
             Reason::WebPage(code) => {
                 write!(f, "{} with a web page: a login or a captive portal answers", status(*code))
             }
+            Reason::Not2(415) => f.write_str("415 to a remote write 2.0 request: the target does not take 2.0"),
             Reason::Not2(code) => {
                 write!(
                     f,
@@ -145,7 +146,9 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
     let unconfirmed_2 = sent.protocol == Protocol::V2 && !answer.written.is_confirmed();
     match answer.status {
         code @ 200..300 if answer.is_html => Outcome::Hold(Reason::WebPage(code)),
-        code @ (200..300 | 415) if unconfirmed_2 => Outcome::WrongProtocol(Reason::Not2(code)),
+        code @ 415 if sent.protocol == Protocol::V2 => Outcome::WrongProtocol(Reason::Not2(code)),
+        code @ 415 => Outcome::WrongProtocol(Reason::Not1(code)),
+        code @ 200..300 if unconfirmed_2 => Outcome::WrongProtocol(Reason::Not2(code)),
         code @ (400 | 409 | 422) if unconfirmed_2 && !sent.is_confirmed => Outcome::WrongProtocol(Reason::Not2(code)),
         200..300 if sent.protocol == Protocol::V2 => as_far_as_written(),
         // V2-34: on 1.0 the headers mean nothing.
@@ -154,7 +157,6 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
         400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && sent.samples + sent.histograms > 0 => {
             as_far_as_written()
         }
-        code @ 415 if sent.protocol == Protocol::V1 => Outcome::WrongProtocol(Reason::Not1(code)),
         413 => Outcome::TooLarge,
         400 | 409 | 422 => Outcome::Refused,
         code @ (408 | 425 | 429 | 500..600) => Outcome::Retry {
@@ -221,6 +223,7 @@ mod tests {
         }
         assert_eq!(judge(unknown, &with_written(400, Some(4), Some(2))), accepted(6), "it says so itself");
         assert_eq!(judge(V1, &status(415)), Outcome::WrongProtocol(Reason::Not1(415)));
+        assert_eq!(judge(V2, &with_written(415, Some(0), Some(0))), not_2(415), "whatever it has written");
         assert_eq!(judge(V1, &status(400)), Outcome::Refused);
     }
 

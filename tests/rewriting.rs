@@ -1,0 +1,195 @@
+//! What a target gets is not what was received: relabeled, filtered, translated. Each series as the target knows it keeps its order, and
+//! every sample is counted once.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+
+mod support;
+
+use std::time::Duration;
+
+use support::relay::{Config, Relay};
+use support::request::{FIRST_TIMESTAMP, Protocol, Request, numbered};
+use support::sink::{Answer, Sink};
+use support::strict::{Rules, Strict, Trouble};
+use support::upstreams::{Plan, Upstreams};
+use support::watch::Watch;
+use support::{client, seed};
+
+const SOON: Duration = Duration::from_secs(60);
+const FAST: [&str; 2] = ["min_backoff = \"10ms\"", "max_backoff = \"100ms\""];
+
+async fn relay_to(url: &str, lines: &[&str]) -> Relay {
+    let lines = [&FAST[..], lines].concat();
+    Config::new().wal("max_size = \"64MiB\"").target("a", url, &lines).start().await
+}
+
+async fn send(relay: &Relay, protocol: Protocol, request: Request) {
+    let answer = request.post(protocol).send(&client(), &relay.write_url()).await.unwrap();
+    assert_eq!(answer.status(), 204);
+}
+
+fn of(series: &[&[(&str, &str)]], number: i64) -> Request {
+    series
+        .iter()
+        .fold(Request::new(), |request, labels| request.series(labels, &[(FIRST_TIMESTAMP + number, number as f64)]))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_series_now_in_1_0_now_in_2_0_stays_in_order_whatever_the_target_takes() {
+    // Upstreams send each series in both protocols in turn; eight requests may be in flight to a strict target.
+    for line in ["protocol = \"1.0\"", "protocol = \"2.0\"", "protocol = \"auto\""] {
+        let mut random = fastrand::Rng::with_seed(seed());
+        let troubles = vec![(0.05, Trouble::Status(500)), (0.05, Trouble::HangUp)];
+        let rules = Rules { jitter: Duration::from_millis(30), troubles, ..Rules::default() };
+        let strict = Strict::start(random.u64(..), rules).await;
+        let relay = relay_to(&strict.url(), &["max_in_flight = 8", "max_samples_per_send = 20", line]).await;
+        let watch = Watch::start(&relay);
+        let upstreams = Upstreams::start(&relay.write_url(), &mut random, Plan { upstreams: 12, ..Plan::SMALL });
+        strict.sink.stop().await;
+        upstreams.acknowledged(300).await;
+        strict.sink.start_again().await;
+        upstreams.acknowledged(100).await;
+        let sent = upstreams.finish().await;
+        strict.heal();
+        relay.drained(SOON).await;
+        watch.end().await;
+        sent.assert_all_at(&strict);
+        let ledger = relay.ledger("a").await;
+        assert_eq!(ledger.delivered(), ledger.accepted, "{line}: {ledger:?}");
+        let protocols: Vec<Protocol> = strict.sink.with_samples().iter().map(|request| request.protocol).collect();
+        match line {
+            "protocol = \"1.0\"" => assert!(protocols.iter().all(|protocol| *protocol == Protocol::V1)),
+            "protocol = \"2.0\"" => assert!(protocols.iter().all(|protocol| *protocol == Protocol::V2)),
+            _ => assert!(protocols.contains(&Protocol::V1) && protocols.contains(&Protocol::V2)),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_inputs_that_a_rule_makes_one_stay_in_order_with_eight_requests_in_flight() {
+    let mut random = fastrand::Rng::with_seed(seed());
+    let rules =
+        Rules { jitter: Duration::from_millis(40), troubles: vec![(0.05, Trouble::Status(500))], ..Rules::default() };
+    let strict = Strict::start(random.u64(..), rules).await;
+    strict.sink.stop().await;
+    let rule = "write_relabel_configs = [{ action = \"labeldrop\", regex = \"replica\" }]";
+    let relay = relay_to(&strict.url(), &["max_in_flight = 8", "max_samples_per_send = 3", rule]).await;
+    for number in 0..300 {
+        // What is one series at the target comes from two replicas in turn, each with others beside it.
+        let (replica, beside) = if number % 2 == 0 { ("a", "x") } else { ("b", "y") };
+        let series = [
+            &[("__name__", "up"), ("job", "j"), ("replica", replica)][..],
+            &[("__name__", "beside"), ("of", beside), ("replica", replica)],
+        ];
+        send(&relay, Protocol::ALL[number as usize % 2], of(&series, number)).await;
+    }
+    strict.sink.start_again().await;
+    relay.drained(SOON).await;
+    strict.assert_in_order();
+    let stored = strict.stored();
+    let values = |series: &str| stored[series].iter().map(|(_, value)| *value as i64).collect::<Vec<_>>();
+    assert_eq!(values("up{job=\"j\"}"), (0..300).collect::<Vec<_>>());
+    assert_eq!(stored.len(), 3, "{:?}", stored.keys());
+}
+
+#[tokio::test]
+async fn rules_filter_rename_and_label_and_every_sample_is_counted_once() {
+    let sink = Sink::start().await;
+    let lines = [
+        "external_labels = { cluster = \"eu\", job = \"none\" }",
+        "write_relabel_configs = [\
+            { source_labels = [\"__name__\"], regex = \"go_.*\", action = \"drop\" },\
+            { source_labels = [\"instance\"], regex = \"([^:]+):.*\", target_label = \"host\", replacement = \"$1\" },\
+            { regex = \"instance\", action = \"labeldrop\" }]",
+    ];
+    let relay = relay_to(&sink.url(), &lines).await;
+    let watch = Watch::start(&relay);
+    for number in 0..20 {
+        let series = [
+            &[("__name__", "up"), ("instance", "h:80"), ("job", "j")][..],
+            &[("__name__", "go_threads"), ("instance", "h:80")],
+            &[("__name__", "alone")],
+        ];
+        send(&relay, Protocol::ALL[number as usize % 2], of(&series, number)).await;
+        // Nothing is left of this one.
+        send(&relay, Protocol::ALL[number as usize % 2], of(&[&[("__name__", "go_gc")]], number)).await;
+    }
+    relay.drained(SOON).await;
+    watch.end().await;
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.settled["filtered"], ledger.delivered(), ledger.accepted), (40, 40, 80));
+    assert_eq!(sink.samples("up{cluster=\"eu\",host=\"h\",job=\"j\"}").len(), 20);
+    assert_eq!(sink.samples("alone{cluster=\"eu\",job=\"none\"}").len(), 20);
+    assert_eq!(sink.counts().samples, 40);
+    assert!(
+        sink.requests().iter().all(|request| !request.samples.is_empty()),
+        "no empty requests for what is filtered"
+    );
+    sink.assert_strict();
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_take_2_0_gets_1_0_and_that_is_remembered() {
+    let sink = Sink::start().await;
+    // As VictoriaMetrics: 204 to everything, and nothing of 2.0 is stored.
+    sink.script(|request| match request.protocol {
+        Protocol::V1 => Answer::status(204),
+        Protocol::V2 => Answer::status(204).storing(false).without_written(),
+    });
+    let mut relay = relay_to(&sink.url(), &[]).await;
+    for number in 0..5 {
+        numbered(Protocol::V2, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+    }
+    relay.drained(SOON).await;
+    assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 5);
+    assert!(sink.with_samples().iter().all(|request| request.protocol == Protocol::V1), "no data was at stake");
+    assert!(relay.log().contains("in the other protocol"), "{}", relay.log());
+    let questions = sink.questions();
+    relay.restart().await;
+    numbered(Protocol::V2, "s", 5).send(&client(), &relay.write_url()).await.unwrap();
+    relay.drained(SOON).await;
+    assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 6);
+    assert_eq!(sink.questions(), questions, "it was remembered");
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_take_1_0_gets_2_0() {
+    let sink = Sink::start().await;
+    sink.script(|request| match request.protocol {
+        Protocol::V1 => Answer::status(415).storing(false),
+        Protocol::V2 => Answer::status(204),
+    });
+    let relay = relay_to(&sink.url(), &[]).await;
+    for number in 0..5 {
+        numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
+    }
+    relay.drained(SOON).await;
+    assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 5);
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.delivered(), ledger.accepted), (5, 5));
+}
+
+#[tokio::test]
+async fn what_was_refused_is_sent_again_in_the_protocol_that_the_target_takes() {
+    let sink = Sink::start().await;
+    sink.script(|request| match request.protocol {
+        Protocol::V1 if request.samples.is_empty() => Answer::status(204),
+        Protocol::V1 if request.number < 3 => Answer::status(400).storing(false),
+        Protocol::V1 => Answer::status(204),
+        Protocol::V2 => Answer::status(415).storing(false),
+    });
+    let lines = [&FAST[..]].concat();
+    let relay = Config::new().server("admin = true").target("a", &sink.url(), &lines).start().await;
+    numbered(Protocol::V2, "s", 0).send(&client(), &relay.write_url()).await.unwrap();
+    relay.drained(SOON).await;
+    assert_eq!(relay.ledger("a").await.settled["refused"], 1);
+    sink.script(|request| match request.protocol {
+        Protocol::V1 => Answer::status(204),
+        Protocol::V2 => Answer::status(415).storing(false),
+    });
+    let resent = relay.ordered(&["dead-letter", "resend", "1", "--yes"]).await;
+    println!("{resent:?}");
+    assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 1, "{resent:?}");
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.accepted, ledger.delivered(), ledger.settled["refused"]), (2, 1, 1));
+}
