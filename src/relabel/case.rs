@@ -5,13 +5,13 @@
 /// As `strings.ToLower`.
 #[must_use]
 pub fn lower(text: &str) -> String {
-    text.chars().map(lower_char).collect()
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().map(lower_char).collect() }
 }
 
 /// As `strings.ToUpper`.
 #[must_use]
 pub fn upper(text: &str) -> String {
-    text.chars().map(upper_char).collect()
+    if text.is_ascii() { text.to_ascii_uppercase() } else { text.chars().map(upper_char).collect() }
 }
 
 fn lower_char(character: char) -> char {

@@ -20,7 +20,8 @@
 //!
 //! - A series that is left without `__name__` is dropped. Prometheus would send it, and no receiver takes it.
 //! - A `labelmap` that makes an empty name writes nothing, as `replace` does it everywhere.
-//! - A name or a value that becomes larger than 16 MiB drops its series: two rules can double a value, and thirty of them fill any memory.
+//! - A series is dropped when a name or a value, or values joined, become larger than 16 MiB: a rule can double a value, and thirty rules fill
+//!   any memory.
 //! - Expressions are nested at most 200 deep, and a compiled one has the engine's limit of 10 MiB.
 //!
 //! This module imports nothing of the crate, and everything in it is pure.

@@ -8,7 +8,7 @@ use super::builder::{Builder, TooLarge};
 use super::case;
 use super::change::Change;
 use super::config::{Action, REGEX, REPLACEMENT, RelabelConfig, SEPARATOR};
-use super::pattern::{Pattern, PatternError, Template};
+use super::pattern::{Pattern, PatternError, TEXT_BYTES_MAX, Template};
 use super::{Label, METRIC_NAME};
 
 /// External labels and rules, ready to be applied.
@@ -107,15 +107,18 @@ struct Source {
 }
 
 impl Source {
-    fn joined(&self, builder: &Builder<'_>) -> String {
+    fn joined(&self, builder: &Builder<'_>) -> Result<String, TooLarge> {
         let mut joined = String::new();
         for (number, label) in self.labels.iter().enumerate() {
             if number > 0 {
                 joined.push_str(&self.separator);
             }
             joined.push_str(builder.value(label));
+            if joined.len() > TEXT_BYTES_MAX {
+                return Err(TooLarge);
+            }
         }
-        joined
+        Ok(joined)
     }
 }
 
@@ -163,13 +166,13 @@ impl Rule {
     }
 
     /// # Errors
-    /// What it would write is too large; some of it may be written.
+    /// What it would look at or write is too large; some of it may be written.
     pub(super) fn apply<'a>(&'a self, builder: &mut Builder<'a>) -> Result<Fate, TooLarge> {
         let is_dropped = match &self.work {
-            Work::DropIfMatch { source, pattern, is } => pattern.is_match(&source.joined(builder)) == *is,
-            Work::DropIfEqual { source, target, is } => (builder.value(target) == source.joined(builder)) == *is,
+            Work::DropIfMatch { source, pattern, is } => pattern.is_match(&source.joined(builder)?) == *is,
+            Work::DropIfEqual { source, target, is } => (builder.value(target) == source.joined(builder)?) == *is,
             Work::Replace { source, pattern, target, replacement } => {
-                let joined = source.joined(builder);
+                let joined = source.joined(builder)?;
                 if let Some(captures) = pattern.captures(&joined) {
                     let fill = |template: &'a Template| match template.constant() {
                         Some(text) => Ok(Cow::Borrowed(text)),
@@ -187,13 +190,13 @@ impl Rule {
                 false
             }
             Work::HashMod { source, target, modulus } => {
-                let hash = md5::compute(source.joined(builder)).0;
+                let hash = md5::compute(source.joined(builder)?).0;
                 let last = hash[8..].iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
                 builder.set(target.into(), (last % modulus).to_string().into())?;
                 false
             }
             Work::Map { source, target, map } => {
-                let mapped = map(&source.joined(builder));
+                let mapped = map(&source.joined(builder)?);
                 builder.set(target.into(), mapped.into())?;
                 false
             }

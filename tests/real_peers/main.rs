@@ -30,6 +30,9 @@ mod victoria;
 #[path = "../support/ledger.rs"]
 #[allow(dead_code, reason = "these tests read a few metrics with it")]
 mod ledger;
+#[path = "../support/relabeling.rs"]
+#[allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
+mod relabeling_table;
 #[path = "../support/request.rs"]
 #[allow(dead_code, clippy::unwrap_used, reason = "these tests make a few requests with it")]
 mod request;
@@ -39,5 +42,6 @@ mod old_backlogs;
 mod outages;
 mod pair;
 mod refusals;
+mod relabeling;
 mod same_samples;
 mod savepoints;

@@ -61,6 +61,11 @@ impl Receiver {
         receiver
     }
 
+    /// Starts one with this configuration, which takes 1.0.
+    pub async fn start_configured(name: &str, directory: &Path, config: &str) -> Receiver {
+        Receiver::start_with(name, directory, RemoteWrite::V1, free_port(), config).await
+    }
+
     async fn start_with(name: &str, directory: &Path, accepted: RemoteWrite, port: u16, text: &str) -> Receiver {
         let config = directory.join(format!("{name}.yml"));
         std::fs::write(&config, text).expect("the directory can be written");
@@ -97,11 +102,16 @@ impl Receiver {
         remote_read(self.port).await
     }
 
-    /// The timestamp of the newest sample that it has, of whatever series, as it says itself.
-    pub async fn newest_sample(&self) -> Result<i64, String> {
+    /// What it says of itself.
+    pub async fn metrics(&self) -> Result<String, String> {
         let url = format!("http://127.0.0.1:{}/metrics", self.port);
         let answer = http().get(url).send().await.map_err(|error| error.to_string())?;
-        let text = answer.text().await.map_err(|error| error.to_string())?;
+        answer.text().await.map_err(|error| error.to_string())
+    }
+
+    /// The timestamp of the newest sample that it has, of whatever series, as it says itself.
+    pub async fn newest_sample(&self) -> Result<i64, String> {
+        let text = self.metrics().await?;
         let time = text.lines().find_map(|line| line.strip_prefix("prometheus_tsdb_head_max_time "));
         let time: f64 = time.ok_or("it does not say")?.parse().map_err(|_| "its time is not a number")?;
         Ok(time as i64)
