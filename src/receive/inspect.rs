@@ -172,6 +172,43 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_canonical_is_written_anew_counted_anew_and_described() {
+        use prost::Message;
+
+        use crate::protocol::messages::v1::{Label, Sample, TimeSeries, WriteRequest};
+
+        let series = |labels: &[(&str, &str)]| TimeSeries {
+            labels: labels.iter().map(|(name, value)| Label { name: (*name).into(), value: (*value).into() }).collect(),
+            samples: vec![Sample { value: 1.0, timestamp: 2 }; 2],
+            ..Default::default()
+        };
+        let request = |timeseries| WriteRequest { timeseries, metadata: vec![] }.encode_to_vec();
+        let all =
+            vec![series(&[("job", "x"), ("__name__", "a")]), series(&[("job", "x")]), series(&[("__name__", "b")])];
+        let body = snappy(&request(all));
+        let (seen, len) = (SeenLabels::with_capacity(8), decoded_len(&body, 1 << 20).unwrap());
+        let mut summary = run(&body, Protocol::V1).unwrap();
+        assert_eq!((summary.series, summary.samples, summary.is_canonical), (3, 6, false));
+        let canonical = rewrite(&body, len, Protocol::V1, &seen, 1 << 20, &mut summary.offences).unwrap();
+        let expected = request(vec![series(&[("__name__", "a"), ("job", "x")]), series(&[("__name__", "b")])]);
+        assert_eq!(snappy::decompress(&canonical.body, 1 << 20).unwrap(), expected);
+        assert_eq!(
+            (canonical.decoded_len, canonical.summary.series, canonical.summary.samples),
+            (expected.len() as u64, 2, 4)
+        );
+        assert_eq!((canonical.dropped.series, canonical.dropped.samples), (1, 2));
+        assert!(summary.offences.to_string().contains("series 1, {job=\"x\"}: "), "{}", summary.offences);
+    }
+
+    #[test]
+    fn what_would_not_be_in_order_is_not_stored() {
+        // Not all that is invalid is said to be: our own mistake.
+        let body = snappy(&[0x0a, 2, 0x12, 0]);
+        let error = rewrite(&body, 4, Protocol::V1, &SeenLabels::with_capacity(8), 1 << 20, &mut Offences::default());
+        assert!(matches!(error, Err(Rejection::NotCanonical(_))), "{error:?}");
+    }
+
+    #[test]
     fn an_empty_request_is_fine_and_an_empty_body_is_not_snappy() {
         for protocol in [Protocol::V1, Protocol::V2] {
             assert_eq!(run(&snappy(b""), protocol).unwrap(), Summary::default());
