@@ -24,7 +24,8 @@
 //!                     segments are released  <---- lowest savepoint ---- savepoint per target
 //! ```
 //! Receive and target never meet except in the log. What is stored is the request's body as it came, and one record is sent as it was stored:
-//! unknown fields survive, and another target costs little more than its bytes. When a target is behind, requests of 1.0 are merged without
+//! unknown fields survive, and another target costs little more than its bytes. (A request that is not *canonical* is rewritten once, by the receiver:
+//! what is invalid left out, labels sorted. So nothing malformed ever becomes a target's poison.) When a target is behind, requests of 1.0 are merged without
 //! being decompressed. Only merged requests of 2.0, and what is taken apart because it was refused, are rebuilt.
 //!
 //! # Words
@@ -32,7 +33,8 @@
 //! log, *active* or *sealed*. *position*: a record's place in the total order. *offset*: bytes inside a file. *readable position*: up
 //! to where targets may read (durable, with `sync = "never"` written). *cursor*: a reader's moving place. *target*: a configured
 //! destination. *batch*: consecutive records that are one request; its *cut* says which. *piece*: what one request carries of it. *entry*: one
-//! time series message of a request. *attempt*, *outcome*: one try, and what came of it. *question*: an attempt that is to tell something about
+//! time series message of a request. *offence*: why a series is *invalid*, which is when no receiver can take it. *canonical*: a request without those,
+//! with sorted labels that all have values. *attempt*, *outcome*: one try, and what came of it. *question*: an attempt that is to tell something about
 //! the target. *culprit*: a series that was refused alone. *isolated*: failing while others are taken. *poison*: given up for that. *lane*: of
 //! two orders in which a target is sent to, with `fresh_first`. *settled*: delivered, refused, filtered, expired, dropped or lost.
 //! *savepoint*: the durable statement of what a target has settled. *pending*, *backlog*: readable but not settled. *reject*: what we

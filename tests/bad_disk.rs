@@ -7,7 +7,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::relay::{Config, Relay};
-use support::request::{Protocol, numbered};
+use support::request::{Protocol, Request, numbered};
 use support::sink::Sink;
 use support::{client, eventually, ledger, strace_is_here};
 
@@ -68,6 +68,30 @@ async fn a_request_that_the_writer_does_not_reach_in_time_is_503_and_never_appen
     assert_eq!(sink.samples("numbered{series=\"late\"}").len(), 0);
     assert_eq!(sink.samples("numbered{series=\"after\"}").len(), 1);
     assert!(relay.metrics().await.contains("promrelay_receive_repeated_requests_total 1\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partly_invalid_request_that_is_repeated_is_stored_once_and_answered_as_the_first_time() {
+    if !strace_is_here() {
+        return;
+    }
+    let sink = Sink::start().await;
+    let relay = relay_with("fdatasync:delay_enter=4000000:when=1", &sink).await;
+    let request = Request::new().numbered("taken", 1).series(&[("job", "nameless")], &[(1, 1.0)]);
+    let post = request.post(Protocol::V2);
+    let impatient = client_with_timeout(Duration::from_secs(1));
+    assert!(post.send(&impatient, &relay.write_url()).await.unwrap_err().is_timeout());
+    // Once while the first is at the writer, once when that is over. It is the same as it came, not as it was stored.
+    for _ in 0..2 {
+        let answer = post.send(&client(), &relay.write_url()).await.unwrap();
+        assert_eq!(answer.status(), 400);
+        assert_eq!(answer.headers()["x-prometheus-remote-write-samples-written"], "1");
+        assert!(answer.text().await.unwrap().starts_with("the rest was stored (1 series); rejected: 1 samples in 1 "));
+    }
+    relay.drained(SOON).await;
+    assert_eq!((relay.ledger("a").await.accepted, sink.counts().samples), (1, 1));
+    assert!(relay.metrics().await.contains("promrelay_receive_repeated_requests_total 2\n"));
+    sink.assert_strict();
 }
 
 fn client_with_timeout(timeout: Duration) -> reqwest::Client {

@@ -689,3 +689,37 @@ async fn a_log_that_takes_nothing_wins_over_what_is_invalid() {
     }
     panic!("the log never fills up");
 }
+
+#[tokio::test]
+async fn the_largest_request_passes_the_least_budget_also_when_it_must_be_put_in_order() {
+    let sink = Sink::start().await;
+    let relay = Config::new()
+        .server("max_body = \"1MiB\"")
+        .server("max_decoded = \"1MiB\"")
+        .wal("max_size = \"64MiB\"")
+        .target("a", &sink.url(), &[])
+        .start()
+        .await;
+    let mut random = fastrand::Rng::new();
+    let request = |name: &str, value: &str| {
+        let series = series1(&[("noise", value), ("__name__", name)], 1.0);
+        v1::WriteRequest { timeseries: vec![series], metadata: vec![] }.encode_to_vec()
+    };
+    // Several at a time: some are too much for the budget, and come again.
+    let value = noise(&mut random, 1_000_000);
+    let take = async |name| {
+        let post = Post { protocol: Protocol::V1, body: snappy(&request(name, &value)) };
+        let taken = async || match post.send(&client(), &relay.write_url()).await.unwrap().status().as_u16() {
+            204 => Some(()),
+            503 => None,
+            status => panic!("{status}"),
+        };
+        eventually("it is taken", SOON, taken).await;
+    };
+    tokio::join!(take("a"), take("b"), take("c"), take("d"));
+    relay.drained(SOON).await;
+    assert_eq!(sink.counts().samples, 4);
+    sink.assert_strict();
+    let given_back = async || (metric(&relay, "promrelay_receive_in_flight_bytes").await == 0).then_some(());
+    eventually("the budget is whole again", SOON, given_back).await;
+}

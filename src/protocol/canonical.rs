@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Senders must sort (`V1-22`, `V2-75`) and must not send empty values (`V1-23`, `V2-76`), but some do, and so receivers take it; as a sender
-//! the relay is stricter. The result walks clean, and is its own canonical form.
+//! the relay is stricter. The result walks clean, and is its own canonical form. (Where no series and no metadata are left, there is nothing to
+//! walk: fields that nobody knows can then look like a request of the other protocol.)
 
 use super::rewrite::{Label, Rewritten, Verdict, rewrite};
 use super::wire::Malformed;
@@ -62,6 +63,10 @@ mod tests {
     fn canonical(protocol: Protocol, message: &[u8]) -> Rewritten {
         let before = walk(protocol, message).unwrap();
         let rewritten = canonicalise(protocol, message, &before.offences).unwrap();
+        if before.series == before.offences.count() && before.metadata == 0 {
+            assert_eq!(rewritten.dropped.series, u64::from(before.series));
+            return rewritten;
+        }
         let after = walk(protocol, &rewritten.message).unwrap();
         assert!(after.is_canonical && after.offences.count() == 0, "{after:?}");
         assert_eq!(u64::from(before.series - after.series), u64::from(before.offences.count()));

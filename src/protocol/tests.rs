@@ -370,8 +370,8 @@ fn text_that_fails_a_strict_decoder_as_a_whole_makes_its_series_invalid() {
 
 #[test]
 fn references_of_an_exemplar_beyond_those_that_are_read_are_not_trusted() {
-    let references = [vec![3, 4].repeat(LABELS), vec![9, 9]].concat();
-    const LABELS: usize = super::labels::LABELS_MAX;
+    const LABELS: usize = labels::LABELS_MAX;
+    let references = [[3, 4].repeat(LABELS), vec![9, 9]].concat();
     let exemplar = pb2::Exemplar { labels_refs: references, value: 1.0, timestamp: 1 };
     let series = pb2::TimeSeries { exemplars: vec![exemplar], ..series2(&[1, 2]) };
     assert_eq!(offence2(series), Some(Offence::TooManyLabels { limit: LABELS }));

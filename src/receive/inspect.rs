@@ -18,7 +18,7 @@ use crate::protocol::canonical::canonicalise;
 use crate::protocol::rewrite::Dropped;
 use crate::protocol::snappy::{self, SnappyError};
 use crate::protocol::v2::Scratch;
-use crate::protocol::{Malformed, Offences, Protocol, SeenLabels, Summary, v1, v2};
+use crate::protocol::{Malformed, Protocol, SeenLabels, Summary, v1, v2};
 
 /// Buffers of a thread are kept up to this size; a larger request gives its memory back.
 const KEPT_BYTES_MAX: usize = 2 << 20;
@@ -69,7 +69,7 @@ pub fn inspect(
     })
 }
 
-/// A request as it is stored instead of the one that came.
+/// A request as it is stored instead of the one that came. Without series and metadata it is empty, and not to be stored.
 #[derive(Debug)]
 pub struct Canonical {
     /// Compressed.
@@ -82,7 +82,7 @@ pub struct Canonical {
     pub dropped: Dropped,
 }
 
-/// Writes a request anew that was inspected with the same arguments: without the `offences` found then, and in order. The offences are
+/// Writes a request anew that was inspected with the same arguments: without the offences found then, and in order. The offences are
 /// described from now on.
 ///
 /// # Errors
@@ -93,13 +93,17 @@ pub fn rewrite(
     protocol: Protocol,
     seen: &SeenLabels,
     limit: u64,
-    offences: &mut Offences,
+    inspected: &mut Summary,
 ) -> Result<Canonical, Rejection> {
     let not_canonical = |error: &dyn std::fmt::Display| Rejection::NotCanonical(error.to_string());
     decompressed(body, decoded_len, |message, scratch| {
-        offences.describe(protocol, message);
-        let rewritten = canonicalise(protocol, message, offences).map_err(|error| not_canonical(&error))?;
-        let message = rewritten.message;
+        inspected.offences.describe(protocol, message);
+        let rewritten = canonicalise(protocol, message, &inspected.offences).map_err(|error| not_canonical(&error))?;
+        let (message, dropped) = (rewritten.message, rewritten.dropped);
+        // What nobody knows may be left, and alone it can look like a request of the other protocol. It is not stored.
+        if dropped.series == u64::from(inspected.series) && inspected.metadata == 0 {
+            return Ok(Canonical { body: Bytes::new(), decoded_len: 0, summary: Summary::default(), dropped });
+        }
         // Labels that are written out take no more than before, but where it was close to the limit, that was checked before.
         let summary =
             walk(&message, scratch, protocol, seen, limit).map_err(|malformed| not_a_message(protocol, malformed))?;
@@ -110,7 +114,7 @@ pub fn rewrite(
             return Err(not_canonical(&"it is still not in order"));
         }
         let body = snappy::compress(&message).map_err(|error| not_canonical(&error))?;
-        Ok(Canonical { body: body.into(), decoded_len: message.len() as u64, summary, dropped: rewritten.dropped })
+        Ok(Canonical { body: body.into(), decoded_len: message.len() as u64, summary, dropped })
     })
 }
 
@@ -161,6 +165,7 @@ fn not_a_message(protocol: Protocol, malformed: Malformed) -> Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::Offences;
 
     fn snappy(message: &[u8]) -> Vec<u8> {
         snap::raw::Encoder::new().compress_vec(message).unwrap()
@@ -169,6 +174,55 @@ mod tests {
     fn run(body: &[u8], protocol: Protocol) -> Result<Summary, Rejection> {
         let len = decoded_len(body, 1 << 20)?;
         inspect(body, len, protocol, &SeenLabels::with_capacity(8), 1 << 20)
+    }
+
+    #[test]
+    fn what_is_not_canonical_is_written_anew_counted_anew_and_described() {
+        use prost::Message;
+
+        use crate::protocol::messages::v1::{Label, Sample, TimeSeries, WriteRequest};
+
+        let series = |labels: &[(&str, &str)]| TimeSeries {
+            labels: labels.iter().map(|(name, value)| Label { name: (*name).into(), value: (*value).into() }).collect(),
+            samples: vec![Sample { value: 1.0, timestamp: 2 }; 2],
+            ..Default::default()
+        };
+        let request = |timeseries| WriteRequest { timeseries, metadata: vec![] }.encode_to_vec();
+        let all =
+            vec![series(&[("job", "x"), ("__name__", "a")]), series(&[("job", "x")]), series(&[("__name__", "b")])];
+        let body = snappy(&request(all));
+        let (seen, len) = (SeenLabels::with_capacity(8), decoded_len(&body, 1 << 20).unwrap());
+        let mut summary = run(&body, Protocol::V1).unwrap();
+        assert_eq!((summary.series, summary.samples, summary.is_canonical), (3, 6, false));
+        let canonical = rewrite(&body, len, Protocol::V1, &seen, 1 << 20, &mut summary).unwrap();
+        let expected = request(vec![series(&[("__name__", "a"), ("job", "x")]), series(&[("__name__", "b")])]);
+        assert_eq!(snappy::decompress(&canonical.body, 1 << 20).unwrap(), expected);
+        assert_eq!(
+            (canonical.decoded_len, canonical.summary.series, canonical.summary.samples),
+            (expected.len() as u64, 2, 4)
+        );
+        assert_eq!((canonical.dropped.series, canonical.dropped.samples), (1, 2));
+        assert!(summary.offences.to_string().contains("series 1, {job=\"x\"}: "), "{}", summary.offences);
+    }
+
+    #[test]
+    fn of_a_request_of_invalid_series_nothing_is_left_whatever_the_rest_looks_like() {
+        // An unknown field 4, as symbols are in 2.0 (found by fuzzing).
+        let body = snappy(&[0x22, 1, b'x', 0x0a, 2, 0x12, 0]);
+        let mut summary = run(&body, Protocol::V1).unwrap();
+        let seen = SeenLabels::with_capacity(8);
+        let canonical = rewrite(&body, 7, Protocol::V1, &seen, 1 << 20, &mut summary).unwrap();
+        assert_eq!((canonical.summary, canonical.dropped.samples), (Summary::default(), 1));
+        assert!(summary.offences.to_string().starts_with("1 invalid series: series 0: no metric name"));
+    }
+
+    #[test]
+    fn what_would_not_be_in_order_is_not_stored() {
+        // Not all that is invalid is said to be: our own mistake.
+        let body = snappy(&[0x0a, 2, 0x12, 0]);
+        let mut summary = Summary { offences: Offences::default(), ..run(&body, Protocol::V1).unwrap() };
+        let error = rewrite(&body, 4, Protocol::V1, &SeenLabels::with_capacity(8), 1 << 20, &mut summary);
+        assert!(matches!(error, Err(Rejection::NotCanonical(_))), "{error:?}");
     }
 
     #[test]

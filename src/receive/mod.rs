@@ -57,7 +57,7 @@ use repeats::{Fingerprint, Repeats, Waiting};
 use crate::clock::now_ms;
 use crate::metrics::ReceiveMetrics;
 use crate::protocol::labels::Limits;
-use crate::protocol::{Offences, Protocol, SeenLabels, Summary};
+use crate::protocol::{Protocol, SeenLabels, Summary};
 use crate::wal::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
 use crate::wal::{AppendError, Appender};
 
@@ -176,10 +176,10 @@ impl Receiver {
     }
 
     /// Stores what is valid of a request, in order.
-    async fn store_canonical(&self, arrived: Arrived, summary: Summary) -> Result<Summary, Rejection> {
+    async fn store_canonical(&self, arrived: Arrived, mut summary: Summary) -> Result<Summary, Rejection> {
         let (protocol, sender) = (arrived.protocol, arrived.meta.sender);
-        let mut offences = summary.offences;
-        let canonical = self.rewrite(&arrived, &mut offences).await?;
+        let canonical = self.rewrite(&arrived, &mut summary).await?;
+        let offences = summary.offences;
         let stored = canonical.summary.clone();
         let dropped = canonical.dropped;
         // Without series and metadata nothing is left but what nobody knows.
@@ -240,7 +240,7 @@ impl Receiver {
         if *decoded_len <= INLINE_BYTES_MAX { inspect() } else { tokio::task::block_in_place(inspect) }
     }
 
-    async fn rewrite(&self, arrived: &Arrived, offences: &mut Offences) -> Result<Canonical, Rejection> {
+    async fn rewrite(&self, arrived: &Arrived, inspected: &mut Summary) -> Result<Canonical, Rejection> {
         let Arrived { protocol, body, decoded_len, deadline, .. } = arrived;
         // Decompressed, rewritten, compressed. The least budget has no room for that beside the body of the largest request, which must pass
         // all the same: what does not fit goes beyond it, but one at a time.
@@ -250,7 +250,7 @@ impl Receiver {
             None => Some(tokio::time::timeout_at(*deadline, self.beyond_budget.lock()).await.map_err(|_| busy())?),
         };
         let limit = self.settings.decoded_bytes_max;
-        let mut rewrite = || inspect::rewrite(body, *decoded_len, *protocol, &self.seen, limit, offences);
+        let mut rewrite = || inspect::rewrite(body, *decoded_len, *protocol, &self.seen, limit, inspected);
         // It takes several times as long as to inspect.
         if *decoded_len <= INLINE_BYTES_MAX / 4 { rewrite() } else { tokio::task::block_in_place(rewrite) }
     }
