@@ -296,6 +296,7 @@ async fn killed_again_and_again_under_load_nothing_acknowledged_is_lost_reordere
     let starts = near_marks.0.len() as u64 + 1;
     assert!(last > starts + 10, "only {last} segments after {starts} starts: the log hardly rolled over");
     let ledgers = ledger::of_status(&status);
+    // V1-39, V1-45, V2-24: all that was acknowledged, also what the far one could not take for a while.
     judge("near", &near, &sent, &near_marks, &ledgers["near"]);
     judge("far", &far, &sent, &far_marks, &ledgers["far"]);
     println!("{last} segments, {} answers of 503", sent.iter().map(|sent| sent.put_off).sum::<u64>());

@@ -129,7 +129,7 @@ async fn one_culprit_in_a_merged_backlog_costs_its_own_samples_only() {
     assert_eq!(relay.refused("a").await, reasons(&[("status", 1)]));
     target.assert_in_order();
     let largest = target.sink.requests().iter().map(|request| request.samples.len()).max().unwrap();
-    assert!(largest > 20, "records were merged");
+    assert!(largest > 20, "V2-39: records were merged");
     assert!(target.seen().requests < 50, "{:?}", target.seen());
 }
 

@@ -172,6 +172,25 @@ async fn a_target_that_does_not_take_2_0_is_held_whatever_it_answers() {
 }
 
 #[tokio::test]
+async fn requests_go_to_the_whole_url_that_is_configured_as_the_user_that_it_names() {
+    let sink = Sink::start().await;
+    let url = format!("http://user:pass@{}/a/path/of?its=own", sink.address());
+    let relay = Config::new().wal("max_size = \"64MiB\"").target("a", &url, FAST).start().await;
+    for protocol in Protocol::ALL {
+        send(&relay, protocol, 1).await;
+        relay.drained(SOON).await;
+    }
+    let requests = sink.requests();
+    assert_eq!(requests.len(), 2);
+    for request in requests {
+        // The sink finds fault with all but POST.
+        assert_eq!(request.path, "/a/path/of", "V1-02, V1-44, V2-07");
+        assert_eq!(request.headers["authorization"], "Basic dXNlcjpwYXNz", "V1-48");
+    }
+    sink.assert_strict();
+}
+
+#[tokio::test]
 async fn a_bad_target_slows_neither_upstreams_nor_other_targets() {
     let (good, slow) = (Sink::start().await, Sink::start().await);
     slow.script(|_| Answer::status(204).delay(Duration::from_secs(3)));

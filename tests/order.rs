@@ -52,6 +52,7 @@ async fn with_eight_requests_in_flight_a_slow_and_failing_target_gets_each_serie
         away_for(&strict, &upstreams, 200).await;
         upstreams.acknowledged(100).await;
     }
+    // V1-33, V2-81.
     drained_in_order(&relay, &strict, upstreams, watch).await;
     let ledger = relay.ledger("a").await;
     assert_eq!(
@@ -101,6 +102,7 @@ async fn killed_again_and_again_with_requests_in_flight_nothing_is_reordered_or_
         relay.kill_9().await;
         relay.start().await;
     }
+    // V1-46.
     drained_in_order(&relay, &strict, upstreams, watch).await;
 }
 
@@ -177,5 +179,5 @@ async fn a_far_target_gets_a_backlog_much_faster_with_eight_requests_in_flight_t
     let (one, eight) =
         tokio::join!(arrived_of_a_backlog(seed, "max_in_flight = 1"), arrived_of_a_backlog(seed, "max_in_flight = 8"));
     println!("{one} requests with one in flight, {eight} with eight");
-    assert!(eight >= 2 * one, "{one} requests with one in flight, {eight} with eight");
+    assert!(eight >= 2 * one, "V1-34, V2-82: {one} requests with one in flight, {eight} with eight");
 }

@@ -7,6 +7,7 @@
 
 mod support;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use support::relay::{Config, Relay};
@@ -19,6 +20,7 @@ use support::{client, eventually, seed};
 const SOON: Duration = Duration::from_secs(30);
 const FAST: [&str; 2] = ["min_backoff = \"10ms\"", "max_backoff = \"100ms\""];
 const WRITTEN: &str = "x-prometheus-remote-write-samples-written";
+const VERSION: &str = "x-prometheus-remote-write-version";
 
 async fn send(relay: &Relay, protocol: Protocol, number: u64) {
     let answer = numbered(protocol, "s", number).send(&client(), &relay.write_url()).await.unwrap();
@@ -65,7 +67,8 @@ async fn any_2xx_delivers() {
     let codes = [200u16, 201, 202, 204, 299];
     let Targets { relay, sinks } = Targets::start(codes, &FAST).await;
     for (code, (_, sink)) in codes.into_iter().zip(&sinks) {
-        sink.script(move |_| Answer::status(code));
+        // V1-14, V2-26: whatever the text says.
+        sink.script(move |_| Answer::status(code).body("error: nothing was stored"));
     }
     for number in 0..4 {
         send(&relay, Protocol::ALL[number as usize % 2], number).await;
@@ -101,7 +104,7 @@ async fn what_says_later_is_sent_again_with_the_same_bytes_until_it_is_taken() {
             let ledger = relay.ledger(name).await;
             assert_eq!((ledger.accepted, ledger.delivered()), (1, 1), "{name}");
             let requests = sink.with_samples();
-            assert!(requests.iter().all(|request| request.body == requests[0].body), "{name}: V1-35, V2-52");
+            assert!(requests.iter().all(|request| request.body == requests[0].body), "{name}: V1-35, V1-38, V2-52");
             assert_eq!(stored(sink), [1], "{name}");
             relay.in_state(name, "caught_up", SOON).await;
         }
@@ -149,7 +152,7 @@ async fn what_says_nothing_about_the_data_holds_the_target_and_loses_nothing() {
         relay.drained(SOON).await;
         for (name, sink) in &sinks {
             assert_eq!(relay.ledger(name).await.delivered(), 2, "{name}");
-            assert_eq!(stored(sink), [1, 2], "{name}");
+            assert_eq!(stored(sink), [1, 2], "{name}: V1-37 and V2-46, and why it is not as they say");
         }
     }
 }
@@ -209,14 +212,16 @@ async fn a_2_0_target_that_counts_less_than_it_was_sent_has_refused_the_rest_and
     let codes = [200u16, 204, 400];
     let Targets { relay, sinks } = Targets::start(codes, &FAST).await;
     for (code, (_, sink)) in codes.into_iter().zip(&sinks) {
-        sink.answer_data_in_turn([Answer::status(code).keeping(vec![true, false, true])]);
+        // V2-30: its counts are believed, not its text.
+        let answer = Answer::status(code).keeping(vec![true, false, true]).body("all of it is out of order");
+        sink.answer_data_in_turn([answer]);
     }
     send_many(&relay, Protocol::V2, 0, 2).await;
     send_many(&relay, Protocol::V2, 10, 12).await;
     relay.drained(SOON).await;
     for (name, sink) in &sinks {
         let ledger = relay.ledger(name).await;
-        assert_eq!((ledger.delivered(), ledger.settled["refused"]), (5, 1), "{name}: V2-40");
+        assert_eq!((ledger.delivered(), ledger.settled["refused"]), (5, 1), "{name}: V2-36, V2-38, V2-40");
         assert_eq!(relay.refused(name).await, [("partial".to_owned(), 1)].into());
         assert_eq!(sink.with_samples().len(), 2, "{name}: nothing is sent again");
         assert_eq!(stored(sink), [0, 2, 10, 11, 12], "{name}");
@@ -226,23 +231,35 @@ async fn a_2_0_target_that_counts_less_than_it_was_sent_has_refused_the_rest_and
 #[tokio::test(flavor = "multi_thread")]
 async fn a_count_that_a_2_0_target_leaves_out_is_unknown_and_not_0() {
     let (relay, sink) = one_target(&FAST).await;
-    // Of histograms only: there are none.
-    sink.script_for_data(|_| {
-        Answer::status(204).without_written().header("x-prometheus-remote-write-histograms-written", "0")
-    });
+    // Of histograms only: there are none. And one that is no number (V2-32).
+    let answer = Answer::status(204).without_written().header("x-prometheus-remote-write-histograms-written", "0");
+    sink.answer_data_in_turn([answer.clone(), answer.header(WRITTEN, "1, 2")]);
     send_many(&relay, Protocol::V2, 1, 3).await;
     relay.drained(SOON).await;
+    send_many(&relay, Protocol::V2, 4, 6).await;
+    relay.drained(SOON).await;
     let ledger = relay.ledger("a").await;
-    assert_eq!((ledger.delivered(), ledger.settled["refused"]), (3, 0), "V2-38");
+    assert_eq!((ledger.delivered(), ledger.settled["refused"]), (6, 0), "V2-38");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn to_a_1_0_request_the_counts_of_2_0_mean_nothing() {
     let (relay, sink) = one_target(&FAST).await;
-    sink.script_for_data(|_| Answer::status(204).header(WRITTEN, "0"));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let notes = seen.clone();
+    sink.script(move |request| {
+        notes.lock().unwrap().push((request.protocol, request.samples.is_empty()));
+        let answer = Answer::status(204);
+        if request.protocol == Protocol::V1 { answer.header(WRITTEN, "0").header(VERSION, "2.0.0") } else { answer }
+    });
     send_many(&relay, Protocol::V1, 1, 3).await;
     relay.drained(SOON).await;
     assert_eq!(relay.ledger("a").await.delivered(), 3, "V2-34");
+    // Nor do they, or the version header, say that it takes 2.0: an empty request asks first.
+    send_many(&relay, Protocol::V2, 4, 6).await;
+    relay.drained(SOON).await;
+    let first_of_2 = seen.lock().unwrap().iter().find(|(protocol, _)| *protocol == Protocol::V2).copied();
+    assert_eq!(first_of_2, Some((Protocol::V2, true)), "V1-18, V2-35");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -284,7 +301,7 @@ async fn pause_after(status: u16, retry_after: &str, lines: &[&str], number: u64
 async fn retry_after_in_seconds_is_obeyed_by_the_whole_target() {
     let (after_429, after_503) = tokio::join!(pause_after(429, "2", &FAST, 20), pause_after(503, "2", &FAST, 20));
     for pause in [after_429, after_503] {
-        assert!(pause >= Duration::from_secs(2) && pause < Duration::from_secs(20), "{pause:?}");
+        assert!(pause >= Duration::from_secs(2) && pause < Duration::from_secs(20), "V2-53: {pause:?}");
     }
 }
 
@@ -294,7 +311,7 @@ async fn retry_after_as_a_date_is_obeyed() {
     let date = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(5));
     let pause = pause_after(503, &date, &FAST, 1).await;
     // The relay took its time to start.
-    assert!(pause >= Duration::from_millis(1500) && pause < Duration::from_secs(20), "{pause:?}");
+    assert!(pause >= Duration::from_millis(1500) && pause < Duration::from_secs(20), "V2-53: {pause:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,7 +366,7 @@ async fn a_failing_target_with_a_backlog_is_tried_by_one_request_at_a_time() {
     tokio::time::sleep(Duration::from_secs(3)).await;
     // Half of a pause may be taken off by chance.
     let attempts = all() - before;
-    assert!((3..=40).contains(&attempts), "{attempts} attempts in three seconds");
+    assert!((3..=40).contains(&attempts), "V1-36, V2-52: {attempts} attempts in three seconds");
     sink.script(|_| Answer::status(204));
     relay.drained(SOON).await;
 }

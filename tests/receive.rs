@@ -54,7 +54,7 @@ async fn every_path_that_users_have_in_their_configurations_takes_both_protocols
     for (number, path) in (0..).zip(paths) {
         for protocol in [Protocol::V1, Protocol::V2] {
             let answer = numbered(protocol, path, number).send(&client(), &relay.url(path)).await.unwrap();
-            assert_eq!(answer.status(), 204, "{path}");
+            assert_eq!(answer.status(), 204, "{path}: V1-03, V2-03, V2-04, V2-08");
             // V2-31 on 2.0; on 1.0 they would make Prometheus report losses that are none.
             let expected = if protocol == Protocol::V2 { counts(1) } else { vec![None; 3] };
             assert_eq!(written(answer.headers()), expected);
@@ -129,6 +129,7 @@ async fn what_is_not_understood_is_answered_with_its_own_status_and_a_text_that_
         ),
     ] {
         let (got, answer_headers, got_text) = post(&url, &headers, body).await;
+        // Compressed first, then the message: V2-01, V2-05.
         assert_eq!(got, status, "{text}: {got_text}");
         assert!(got_text.contains(text), "{text:?} is not in {got_text:?}");
         assert!(!answer_headers.contains_key("retry-after"));
@@ -193,16 +194,17 @@ async fn the_body_arrives_byte_for_byte_with_the_headers_that_are_forwarded_and_
         assert_eq!(post(&relay.write_url(), &headers, body.to_vec()).await.0, 204);
         relay.drained(SOON).await;
         let got = sink.requests().pop().unwrap();
-        assert_eq!(got.body, body);
+        assert_eq!(got.body, body, "V1-01");
         let header = |name: &str| got.headers.get(name).map(|value| value.to_str().unwrap());
-        assert_eq!(header("content-type"), Some(content_type), "V1-06, V2-17");
-        assert_eq!(header("content-encoding"), Some("snappy"), "V1-05, V2-12");
+        assert_eq!(header("content-type"), Some(content_type), "V1-06, V2-02, V2-14, V2-15, V2-16, V2-17, V2-18");
+        assert_eq!(header("content-encoding"), Some("snappy"), "V1-05, V2-09, V2-11, V2-12");
         let version = if protocol == Protocol::V1 { "0.1.0" } else { "2.0.0" };
-        assert_eq!(header("x-prometheus-remote-write-version"), Some(version), "V1-08, V2-22");
-        assert!(header("user-agent").unwrap().starts_with("promrelay/"), "V1-07");
+        assert_eq!(header("x-prometheus-remote-write-version"), Some(version), "V1-08, V1-16, V2-21, V2-22");
+        assert!(header("user-agent").unwrap().starts_with("promrelay/"), "V1-07, V2-23");
         assert_eq!(
             (header("x-scope-orgid"), header("x-extra"), header("x-other")),
-            (Some("tenant 7"), Some("yes"), None)
+            (Some("tenant 7"), Some("yes"), None),
+            "V1-09"
         );
     }
 }
@@ -227,7 +229,7 @@ async fn a_full_log_answers_503_drains_and_takes_requests_again_by_itself() {
     };
     assert_eq!(answer.status(), 503, "never 429: a Prometheus would drop its data");
     let retry_after: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-    assert!((1..=30).contains(&retry_after));
+    assert!((1..=30).contains(&retry_after), "V2-50");
     assert!(answer.text().await.unwrap().contains("the log is full"));
     let ready = client().get(relay.url("/-/ready")).send().await.unwrap();
     assert_eq!(ready.status(), 503);
@@ -401,7 +403,7 @@ async fn a_1_0_request_loses_its_invalid_series_and_nothing_else() {
     let [a, b, c, d] = bad;
     let message = v1::WriteRequest { timeseries: vec![a, first, b, c, second, d], metadata: metadata.clone() };
     let (status, written, text) = send(&relay, Protocol::V1, &message.encode_to_vec()).await;
-    assert_eq!((status, written), (400, vec![None; 3]), "V1-29, V1-30");
+    assert_eq!((status, written), (400, vec![None; 3]), "V1-20, V1-21, V1-23, V1-29, V1-30");
     assert_eq!(
         text,
         "the rest was stored (2 series); rejected: 4 samples in 4 invalid series: \
@@ -411,7 +413,7 @@ async fn a_1_0_request_loses_its_invalid_series_and_nothing_else() {
         "V1-31"
     );
     relay.drained(SOON).await;
-    // As bytes: the bits of a stale marker count (V1-43).
+    // As bytes: the bits of a stale marker count (V1-42, V1-43).
     assert_eq!(delivered(&sink), v1::WriteRequest { timeseries: good, metadata }.encode_to_vec());
     sink.assert_strict();
     let ledger = relay.ledger("a").await;
@@ -454,7 +456,7 @@ async fn a_2_0_request_loses_its_invalid_series_and_says_exactly_what_was_writte
     let message =
         v2::Request { symbols, timeseries: vec![both, good, odd_exemplar, exemplars, lost_help, histograms, odd, bad] };
     let (status, written, text) = send(&relay, Protocol::V2, &message.encode_to_vec()).await;
-    assert_eq!(status, 400, "V2-40, V2-41, V2-45");
+    assert_eq!(status, 400, "V2-27, V2-40, V2-41, V2-45");
     assert_eq!(written, ["2", "1", "1"].map(|count| Some(count.to_owned())), "V2-31, V2-32");
     assert_eq!(
         text,
@@ -469,8 +471,8 @@ async fn a_2_0_request_loses_its_invalid_series_and_says_exactly_what_was_writte
     assert_eq!(got.symbols, ["", "__name__", "good", "exemplars", "histograms"], "V2-68");
     let sizes: Vec<_> =
         got.timeseries.iter().map(|s| [s.samples.len(), s.histograms.len(), s.exemplars.len()]).collect();
-    assert_eq!(sizes, [[2, 0, 0], [0, 0, 1], [0, 1, 0]]);
-    assert_eq!(got.timeseries[2].histograms[0].sum.to_bits(), STALE, "V2-88");
+    assert_eq!(sizes, [[2, 0, 0], [0, 0, 1], [0, 1, 0]], "V2-67");
+    assert_eq!(got.timeseries[2].histograms[0].sum.to_bits(), STALE, "V2-87, V2-88");
     sink.assert_strict();
     assert_eq!(metric(&relay, "promrelay_receive_samples_total{protocol=\"2.0\"}").await, 3);
     assert_eq!(metric(&relay, "promrelay_receive_invalid_samples_total{protocol=\"2.0\"}").await, 6);
@@ -535,7 +537,7 @@ async fn unsorted_labels_are_sorted_empty_ones_left_out_and_the_rest_is_as_it_ca
     assert_eq!(delivered(&sink), [&message.encode_to_vec()[..], &unknown].concat(), "V1-15");
 
     let mut symbols = vec![String::new()];
-    let samples = vec![v2::Sample { value: f64::from_bits(STALE), timestamp: 8, start_timestamp: 5 }];
+    let samples = vec![v2::Sample { value: f64::from_bits(STALE), timestamp: 8, start_timestamp: -1 }];
     let labels = [("job", "x"), ("empty", ""), ("__name__", "up")];
     let series = v2::TimeSeries { created_timestamp: 4, ..series2(&mut symbols, &labels, samples) };
     let message = v2::Request { symbols, timeseries: vec![series.clone()] };
@@ -548,7 +550,7 @@ async fn unsorted_labels_are_sorted_empty_ones_left_out_and_the_rest_is_as_it_ca
     assert_eq!(got.symbols, ["", "__name__", "up", "job", "x"]);
     // Both generations of 2.0: field 6 of the series, and the start timestamp of the sample.
     let expected = v2::TimeSeries { labels_refs: vec![1, 2, 3, 4], ..series };
-    assert_eq!(got.timeseries[0].encode_to_vec(), expected.encode_to_vec(), "V2-83");
+    assert_eq!(got.timeseries[0].encode_to_vec(), expected.encode_to_vec(), "V2-83, V2-86");
     sink.assert_strict();
     assert_eq!(metric(&relay, "promrelay_receive_rewritten_requests_total{protocol=\"2.0\"}").await, 1);
     assert_eq!(metric(&relay, "promrelay_receive_invalid_series_total{protocol=\"2.0\"}").await, 0);
@@ -571,7 +573,7 @@ async fn a_request_in_order_is_not_touched_whatever_else_is_in_it() {
         let post = Post { protocol, body: snappy(&[&message[..], &unknown].concat()) };
         assert_eq!(post.send(&client(), &relay.write_url()).await.unwrap().status(), 204);
         relay.drained(SOON).await;
-        assert_eq!(sink.requests().pop().unwrap().body, post.body);
+        assert_eq!(sink.requests().pop().unwrap().body, post.body, "V1-15, V2-56");
         let rewritten = "promrelay_receive_rewritten_requests_total{protocol=\"1.0\"}";
         assert_eq!(metric(&relay, rewritten).await, 0);
     }
@@ -681,7 +683,7 @@ async fn a_log_that_takes_nothing_wins_over_what_is_invalid() {
             continue;
         }
         // The upstream sends it again: nothing of it counts.
-        assert_eq!((status, written), (503, counts(0)), "V2-55: {text}");
+        assert_eq!((status, written), (503, counts(0)), "V2-31, V2-55: {text}");
         let invalid = metric(&relay, "promrelay_receive_invalid_series_total{protocol=\"2.0\"}").await;
         let stored = metric(&relay, "promrelay_receive_samples_total{protocol=\"2.0\"}").await;
         assert_eq!((invalid, relay.ledger("a").await.accepted), (stored, stored));

@@ -58,6 +58,7 @@ async fn the_same_series_now_in_1_0_now_in_2_0_stays_in_order_whatever_the_targe
         assert_eq!(ledger.delivered(), ledger.accepted, "{line}: {ledger:?}");
         let protocols: Vec<Protocol> = strict.sink.with_samples().iter().map(|request| request.protocol).collect();
         match line {
+            // V2-58.
             "protocol = \"1.0\"" => assert!(protocols.iter().all(|protocol| *protocol == Protocol::V1)),
             "protocol = \"2.0\"" => assert!(protocols.iter().all(|protocol| *protocol == Protocol::V2)),
             _ => assert!(protocols.contains(&Protocol::V1) && protocols.contains(&Protocol::V2)),
@@ -142,7 +143,7 @@ async fn a_target_that_does_not_take_2_0_gets_1_0_and_that_is_remembered() {
     }
     relay.drained(SOON).await;
     assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 5);
-    assert!(sink.with_samples().iter().all(|request| request.protocol == Protocol::V1), "no data was at stake");
+    assert!(sink.with_samples().iter().all(|request| request.protocol == Protocol::V1), "V2-37: no data was at stake");
     assert!(relay.log().contains("in the other protocol"), "{}", relay.log());
     let questions = sink.questions();
     relay.restart().await;
@@ -164,7 +165,8 @@ async fn a_target_that_does_not_take_1_0_gets_2_0() {
         numbered(Protocol::V1, "s", number).send(&client(), &relay.write_url()).await.unwrap();
     }
     relay.drained(SOON).await;
-    assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 5);
+    // As a message of 2.0, compressed: V2-01, V2-04, V2-05, V2-06.
+    assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 5, "V2-48, V2-59");
     let ledger = relay.ledger("a").await;
     assert_eq!((ledger.delivered(), ledger.accepted), (5, 5));
 }

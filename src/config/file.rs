@@ -174,7 +174,7 @@ pub struct Target {
     /// With `order = "fresh_first"`: the backlog's part of the requests, 0 to 1. Default: 0.5.
     pub backlog_share: Option<f64>,
     /// In which version of remote write data is sent: `"auto"` as it was received, translated where the target does not take that; `"1.0"` or
-    /// `"2.0"` always in that one. Default: `"auto"`.
+    /// `"2.0"` always in that one (`V2-58`). Default: `"auto"`.
     #[serde(default)]
     pub protocol: Protocol,
     /// What becomes of histograms with custom buckets where data is sent in 1.0, which has no place for them: `"drop"` leaves them out, counted as

@@ -372,6 +372,7 @@ impl Checker<'_> {
             }
             Err(error) => return self.bad(key("url"), "...", format!("is not a URL: {error}")),
         };
+        // V1-09.
         let mut headers = HeaderMap::new();
         for (name, value) in &target.headers {
             let key = key(&format!("headers.{name}"));
@@ -661,6 +662,7 @@ mod tests {
                 "name = \"a\"\nurl = \"http://a\"\norder = \"fresh_first\"\nbacklog_share = 1.5",
                 "backlog_share = 1.5: must be between 0 and 1",
             ),
+            // V1-10, V2-10.
             (
                 "name = \"a\"\nurl = \"http://a\"\nheaders = { content-type = \"x\" }",
                 "is a header that cannot be set here",

@@ -30,7 +30,7 @@ pub fn canonicalise(protocol: Protocol, message: &[u8], offences: &Offences) -> 
         }
         order.clear();
         order.extend((0..series.labels.len()).filter(|n| !series.labels[*n].1.is_empty()));
-        // No name comes twice: that would be an offence.
+        // No name comes twice: that would be an offence (V1-21, V2-74).
         order.sort_unstable_by_key(|n| series.labels[*n].0);
         order.iter().for_each(|n| sink.keep(*n));
         Verdict::Relabel
@@ -98,11 +98,11 @@ mod tests {
             let rewritten = canonical(protocol, &message);
             assert!(rewritten.is_changed);
             match protocol {
-                Protocol::V1 => assert_eq!(rewritten.message, expected.encode_to_vec(), "V1-22, V1-23"),
+                Protocol::V1 => assert_eq!(rewritten.message, expected.encode_to_vec(), "V1-21, V1-22, V1-23"),
                 Protocol::V2 => {
                     let got = pb2::Request::decode(&*rewritten.message).unwrap();
                     assert!(has_a_proper_table(&got), "V2-68: {got:?}");
-                    assert_eq!(resolved(&got), resolved(&arbitrary::as_2(&expected)), "V2-75, V2-76");
+                    assert_eq!(resolved(&got), resolved(&arbitrary::as_2(&expected)), "V2-74, V2-75, V2-76");
                 }
             }
         }
@@ -118,7 +118,7 @@ mod tests {
         let unused = [&good[..], &[0x22, 1, 0xff]].concat();
         for message in [first, unused] {
             let summary = walk(Protocol::V2, &message).unwrap();
-            assert!(!summary.is_canonical && summary.offences.count() == 0, "V2-69");
+            assert!(!summary.is_canonical && summary.offences.count() == 0, "V2-69, V2-77");
             let got = pb2::Request::decode(&*canonical(Protocol::V2, &message).message).unwrap();
             assert_eq!(got.symbols, ["", "__name__", "up"]);
         }

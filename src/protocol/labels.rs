@@ -1,7 +1,8 @@
 //! The rules for a series' labels, and a memory for series that were found to keep them.
 //!
-//! A series is valid if it has a metric name, every label has a name, no name comes twice and everything is UTF-8 (`V1-20` to
-//! `V1-26`, `V2-73` to `V2-77`). Labels out of order and empty values are legal input and only noted.
+//! A series is valid if it has a metric name, every label has a name, no name comes twice and everything is UTF-8 (`V1-20`,
+//! `V1-21`, `V1-26`, `V2-73` to `V2-77`). Labels out of order (`V1-22`) and empty values (`V1-23`) are legal input and only noted. Any text is a
+//! name, whatever 1.0 says (`V1-24`, `V1-25`, `V2-78`).
 //!
 //! The check is the dear part of receiving, and the same series come with every scrape: [`SeenLabels`] keeps the hashes of label
 //! sets that were found valid and canonical, in a table of fixed size.
@@ -17,7 +18,7 @@ pub const METRIC_NAME: &[u8] = b"__name__";
 /// More labels nobody means; checking them would take memory beyond what the request itself takes.
 pub const LABELS_MAX: usize = 10_000;
 
-/// What is configured as too much for one series. Labels without a value do not count: they are no labels.
+/// What is configured as too much for one series (`V1-27`, `V2-80`). Labels without a value do not count: they are no labels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// The most labels.

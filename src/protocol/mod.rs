@@ -18,7 +18,8 @@
 //! ```
 //!
 //! The walk checks what a receiver downstream would stumble over, so that nothing malformed ever becomes a target's poison. Values
-//! are never looked at as numbers where their bits matter: a stale marker is a signalling NaN (`V1-43`, `V2-88`).
+//! are never looked at as numbers where their bits matter: a stale marker is a signalling NaN (`V1-43`, `V2-88`), and is passed on as any
+//! other value; none is made up (`V1-42`, `V2-87`).
 //!
 //! [`messages`] are the same protocols by prost: the judge in tests and the comfort of tools, never on the hot path.
 //!
@@ -76,7 +77,7 @@ impl Protocol {
     }
 
     /// The exact bytes of `Content-Type` (`V1-06`, `V2-17`): no space after the semicolon, or Prometheus takes it for 1.0 and
-    /// stores nothing.
+    /// stores nothing. (`V2-02`, `V2-14`, `V2-15`, `V2-16`, `V2-18`.)
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -85,7 +86,7 @@ impl Protocol {
         }
     }
 
-    /// The value of `X-Prometheus-Remote-Write-Version` (`V1-08`, `V2-22`).
+    /// The value of `X-Prometheus-Remote-Write-Version` (`V1-08`, `V1-16`, `V2-21`, `V2-22`).
     #[must_use]
     pub fn version_header(self) -> &'static str {
         match self {

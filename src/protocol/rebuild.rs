@@ -10,7 +10,7 @@
 //!
 //! Samples, histograms, timestamps and fields that nobody knows yet are copied byte for byte in both protocols: a float is never a
 //! number here. In 2.0 only references change (of labels, of exemplars' labels, of help and unit), and symbols without a use are left
-//! out (`V2-68`).
+//! out (`V2-68`). Each entry keeps all its labels (`V1-19`, `V2-72`), in pairs (`V2-62`), and no reference leads nowhere (`V2-70`).
 //!
 //! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, or left out: see
 //! [`exemplars`](super::exemplars). All else is there, in the order in which it was chosen.
@@ -683,7 +683,7 @@ mod tests {
             prop_assert_eq!((plain::of_2(&message).unwrap(), exemplars_left_out), expected);
         }
 
-        /// By ranges, and by the bits of a number: the pieces have each entry once, in order, and what belongs to none of them once.
+        /// V1-19, V2-72. By ranges, and by the bits of a number: the pieces have each entry once, in order, and what belongs to none of them once.
         #[test]
         fn pieces_of_a_message_have_everything_once(
             one in arbitrary::request1(),

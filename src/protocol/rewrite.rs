@@ -12,7 +12,7 @@
 //! ```
 //!
 //! Samples, histograms, exemplars, timestamps, fields that nobody knows yet, and what belongs to no series (metadata of 1.0) are copied
-//! byte for byte and in order: a float is never a number here. In 2.0 the references within exemplars and metadata change, as in
+//! byte for byte and in order (`V1-15`, `V2-56`, `V2-83`, `V2-86`): a float is never a number here. In 2.0 the references within exemplars and metadata change, as in
 //! [`rebuild`](super::rebuild), whose code this is.
 //!
 //! Nothing is allocated per series or sample. A label that is kept, and a series too, costs no hashing of its texts: in 2.0 each old

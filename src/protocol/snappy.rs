@@ -1,4 +1,4 @@
-//! Snappy's block format, in which request bodies travel and are stored: merging without decompression, and the two ways through it.
+//! Snappy's block format (`V1-11`, `V2-05`, `V2-06`), in which request bodies travel and are stored: merging without decompression, and the two ways through it.
 //!
 //! ```text
 //!  block = varint(length when decompressed) element*         a copy element reaches back by a distance, never to a place
@@ -228,7 +228,7 @@ mod tests {
                 metadata: requests.iter().flat_map(|request| request.metadata.clone()).collect(),
             };
             let decoded = pb1::WriteRequest::decode(&*merged).unwrap();
-            // As bytes: the bits of floats count.
+            // V1-11. As bytes: the bits of floats count.
             prop_assert_eq!(decoded.encode_to_vec(), concatenation.encode_to_vec());
             prop_assert_eq!(merged, requests.iter().flat_map(Message::encode_to_vec).collect::<Vec<u8>>());
         }

@@ -77,7 +77,7 @@ fn everything_in_a_1_0_request_is_counted() {
         timestamp_max: 99,
         ..Summary::default()
     };
-    assert_eq!(walk1(&request), Ok(expected), "V1-01");
+    assert_eq!(walk1(&request), Ok(expected), "V1-01, V1-04");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn invalid_utf_8_is_an_invalid_series_and_not_a_malformed_request() {
     request[at] = 0xff;
     let summary = walk1(&request).unwrap();
     assert_eq!((summary.offences.count(), summary.samples), (1, 2), "V1-26");
-    // UTF-8 in names is legal since 2.0.
+    // UTF-8 in names is legal since 2.0, whatever 1.0 says (V1-24, V1-25).
     let names = walk1(&request1(vec![series1(&[("__name__", "温度"), ("länge", "é")], &[1])])).unwrap();
     assert_eq!(names.offences.count(), 0, "V2-77");
 }
@@ -245,7 +245,7 @@ fn a_2_0_request_is_counted_with_its_symbols_before_or_behind() {
         timestamp_max: 5,
         ..Summary::default()
     };
-    assert_eq!(walk2(&whole.encode_to_vec()), Ok(expected.clone()), "V2-60, V2-63");
+    assert_eq!(walk2(&whole.encode_to_vec()), Ok(expected.clone()), "V2-60, V2-61, V2-63");
     let series_first = pb2::Request { symbols: vec![], ..whole.clone() }.encode_to_vec();
     let symbols = pb2::Request { timeseries: vec![], ..whole }.encode_to_vec();
     assert_eq!(walk2(&[series_first, symbols].concat()), Ok(expected), "V2-71");
@@ -364,7 +364,8 @@ fn text_that_fails_a_strict_decoder_as_a_whole_makes_its_series_invalid() {
     request[at] = 0xff;
     assert_eq!(
         walk2(&request).unwrap().offences.to_string(),
-        "1 invalid series: series 0: a name, value or other text is not UTF-8"
+        "1 invalid series: series 0: a name, value or other text is not UTF-8",
+        "V2-77"
     );
 }
 
@@ -477,7 +478,7 @@ proptest! {
         }
     }
 
-    /// Whatever the bytes: no panic, and what the walk takes, prost takes too (unless it is about UTF-8, which is not malformed for us).
+    /// V1-12. Whatever the bytes: no panic, and what the walk takes, prost takes too (unless it is about UTF-8, which is not malformed for us).
     #[test]
     fn what_prost_refuses_is_refused(
         series in prop::collection::vec(arbitrary_series(), 1..4),

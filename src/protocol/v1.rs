@@ -16,7 +16,7 @@ use super::labels::{Canonical, Checker, Limits, SeenLabels};
 use super::wire::{Fields, Malformed, Value};
 use super::{Offence, Summary, histogram};
 
-/// Walks a decompressed request.
+/// Walks a decompressed request. Timestamps are ms with a sign, values are only passed by (`V1-04`).
 ///
 /// # Errors
 /// The bytes are not such a message.

@@ -9,7 +9,7 @@
 //! Metadata     1 type   3 help reference   4 unit reference
 //! ```
 //!
-//! References point into the table of symbols of the same request, which may stand before or behind the series: so two passes. A
+//! References point into the table of symbols of the same request, which may stand before or behind the series, in any order (`V2-71`): so two passes. A
 //! reference outside of the table makes Prometheus 3.5 drop the connection without an answer: it must not get past us.
 
 use super::histogram::each_varint;
@@ -44,7 +44,7 @@ struct Symbol {
 /// More symbols nobody sends in one request; a table of them takes memory beyond what the request itself takes.
 pub const SYMBOLS_MAX: usize = 1 << 20;
 
-/// Walks a decompressed request. `written_out_max` bounds what its labels would take if they were written out for each series, as in
+/// Walks a decompressed request (`V2-04`, `V2-61`). `written_out_max` bounds what its labels would take if they were written out for each series, as in
 /// 1.0: a few symbols can be referred to so often that going through them, here or at a target, takes minutes.
 ///
 /// # Errors
@@ -93,7 +93,7 @@ pub fn walk_within(
     }
     let table = Table { message, symbols, limits: limits.are_set().then_some(limits) };
     let mut written_out_left = written_out_max;
-    // V2-69. A symbol that is not UTF-8 makes those invalid who refer to it; where nobody does, it still fails the whole request at a
+    // V2-69, V2-77. A symbol that is not UTF-8 makes those invalid who refer to it; where nobody does, it still fails the whole request at a
     // target that decodes strictly. Neither is in a table that we write.
     let is_canonical = are_utf8 && symbols.first().is_none_or(|first| first.len == 0);
     let mut summary = Summary { symbols: symbols.len() as u32, is_canonical, ..Summary::default() };
@@ -136,7 +136,7 @@ impl<'a> Table<'a> {
         references.iter().map(|reference| self.symbols.get(*reference as usize).map_or(0, |s| s.len as usize)).sum()
     }
 
-    /// V2-62, V2-70, V2-73 to V2-77.
+    /// V2-62, V2-70, V2-73, V2-74, V2-75, V2-76, V2-77.
     fn check_labels(self, references: &[u32]) -> Result<Canonical, Offence> {
         let (pairs, []) = references.as_chunks::<2>() else { return Err(Offence::OddReferences) };
         let mut checker = Checker::default();
@@ -233,7 +233,7 @@ fn walk_series(
         Ok(Canonical::No) => summary.is_canonical = false,
         Err(offence) => offend(Err(offence)),
     }
-    // V2-64.
+    // V2-64. Neither of them is fine: exemplars come so (V2-63).
     if has_samples && has_histograms {
         offend(Err(Offence::SamplesAndHistograms));
     }

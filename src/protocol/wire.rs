@@ -5,7 +5,7 @@
 //! type 0 varint | 1 eight bytes | 2 length-delimited | 3, 4 group (obsolete; skipped whole) | 5 four bytes
 //! ```
 //!
-//! Fields may come in any order, repeated scalars packed or not, and unknown ones are skipped (`V1-15`, `V2-56`).
+//! Fields may come in any order, repeated scalars packed or not, and unknown ones are skipped (`V1-12`, `V1-15`, `V2-56`).
 
 /// Where bytes stop being a protobuf message of the expected schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -34,6 +34,7 @@ thread_local! {
 /// # Errors
 /// More than the limit, more than the body can hold, or not snappy.
 pub fn decoded_len(body: &[u8], limit: u64) -> Result<u64, Rejection> {
+    // V1-11, V2-06.
     if body.starts_with(b"\xff\x06\x00\x00sNaPpY") {
         return Err(Rejection::NotSnappy("this is the framed format".into()));
     }
@@ -53,7 +54,7 @@ fn not_snappy(error: snap::Error) -> Rejection {
     Rejection::NotSnappy(error.to_string())
 }
 
-/// Decompresses into this thread's buffer and walks what is there. `decoded_len` is what [`decoded_len`] said for this `limit`.
+/// Decompresses into this thread's buffer and walks what is there (`V2-01`, `V2-05`). `decoded_len` is what [`decoded_len`] said for this `limit`.
 ///
 /// # Errors
 /// The body is not what its headers promise.
@@ -243,7 +244,7 @@ mod tests {
     #[test]
     fn the_framed_format_is_named() {
         let error = run(b"\xff\x06\x00\x00sNaPpY\x01\x05\x00\x00", Protocol::V1).unwrap_err();
-        assert!(error.to_string().contains("framed"), "V1-11: {error}");
+        assert!(error.to_string().contains("framed"), "V1-11, V2-06: {error}");
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! # Promises
 //! - With `sync = "always"` a 2xx is sent after the record is durable (`V1-39`, `V2-24`).
 //! - What is stored is the body as it came, byte for byte, if it may be sent on as it is.
-//! - What a 400 says was stored is durable as after a 2xx. A 503 says that nothing was (but see below), and wins.
+//! - What a 400 says was stored is durable as after a 2xx. A 503 says that nothing was (but see below), and wins (`V2-55`).
 //! - A request that has not reached the writer within 10 s of its last byte is answered 503 and never appended: an upstream's own
 //!   retry must not be overtaken by its late twin.
 //! - A client may go away at any moment. What was not taken by the writer then is never appended; what became durable all the same
@@ -378,6 +378,7 @@ async fn write(State(receiver): State<Arc<Receiver>>, request: Request) -> Respo
     receiver.metrics.samples(protocol.as_str(), u64::from(samples) + u64::from(histograms));
     receiver.metrics.answered(Some(protocol.as_str()), response.status().as_u16());
     // V2-31: on every answer to 2.0, failures included. On 1.0 they would make Prometheus report losses that are none.
+    // V2-27: what is not stored is not counted, and then the answer is no 2xx. V2-32: one number each.
     if protocol == Protocol::V2 {
         for (name, count) in WRITTEN.iter().zip(written) {
             response.headers_mut().insert(name.clone(), HeaderValue::from(count));

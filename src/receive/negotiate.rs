@@ -1,4 +1,4 @@
-//! Which protocol a request speaks: decided by `Content-Type` and `Content-Encoding` alone (`V2-19`), read as RFC 9110 says.
+//! Which protocol a request speaks: decided by `Content-Type` and `Content-Encoding` alone (`V2-19`, `V2-02`), read as RFC 9110 says.
 //!
 //! | `Content-Type` | protocol |
 //! |---|---|
@@ -6,8 +6,9 @@
 //! | `application/x-protobuf;proto=io.prometheus.write.v2.Request` | 2.0 |
 //! | anything else | 415 (`V2-42`) |
 //!
-//! Names are compared without regard to case, white space around `;` is allowed, values may be quoted (`V2-11`, `V2-14`). A request
-//! without `Content-Encoding` is taken for snappy, as Prometheus does (`V1-05`); so is one without `Content-Type` for 1.0.
+//! Names are compared without regard to case, white space around `;` is allowed, values may be quoted (`V2-11`, `V2-14`, `V2-17`). A request
+//! without `Content-Encoding` is taken for snappy, as Prometheus does (`V1-05`); so is one without `Content-Type` for 1.0 (`V1-06`).
+//! Nobody asks for the version header (`V1-08`).
 
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
@@ -15,7 +16,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use super::rejection::Rejection;
 use crate::protocol::Protocol;
 
-/// Reads the two headers.
+/// Reads the two headers. Both messages are taken (`V2-03`, `V2-04`).
 ///
 /// # Errors
 /// [`Rejection::Unsupported`], with a text that says what would be right.
@@ -35,6 +36,7 @@ pub fn negotiate(headers: &HeaderMap) -> Result<Protocol, Rejection> {
             ))
         })?,
     };
+    // V2-13; what a later minor version adds is not there yet (V2-57).
     match value(CONTENT_ENCODING)? {
         None => Ok(protocol),
         Some(encoding) if encoding.trim().eq_ignore_ascii_case("snappy") => Ok(protocol),
@@ -109,7 +111,7 @@ mod tests {
 
     #[test]
     fn the_three_forms_of_the_specification_are_understood() {
-        assert_eq!(content_type("application/x-protobuf"), Some(Protocol::V1), "V2-17");
+        assert_eq!(content_type("application/x-protobuf"), Some(Protocol::V1), "V2-02, V2-17");
         assert_eq!(content_type("application/x-protobuf;proto=prometheus.WriteRequest"), Some(Protocol::V1));
         assert_eq!(content_type("application/x-protobuf;proto=io.prometheus.write.v2.Request"), Some(Protocol::V2));
     }

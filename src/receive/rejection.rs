@@ -8,6 +8,8 @@
 //! | larger than a limit: bytes, series, symbols. Nothing is stored | 413 |
 //! | anything on our side: log full or failing, too much at once, too slow, shutting down | 503 with `Retry-After` |
 //!
+//! A 4xx is for ever (`V1-41`, `V2-47`), a 503 is not (`V1-40`, `V2-50`, `V2-51`).
+//!
 //! Never 429: a Prometheus with default settings drops what it was sending. And never a 4xx for what is our trouble: that is dropped
 //! always.
 //!
@@ -197,7 +199,7 @@ mod tests {
             Rejection::Log(AppendError::Withdrawn),
             Rejection::Log(AppendError::Closed),
         ] {
-            assert_eq!(rejection.status(), 503, "V1-40: {rejection}");
+            assert_eq!(rejection.status(), 503, "V1-40, V2-51: {rejection}");
             let (soonest, latest) = (rejection.retry_after(0.0).unwrap(), rejection.retry_after(1.0).unwrap());
             assert!(1 <= soonest && soonest + 4 <= latest, "jittered: {rejection}");
         }
@@ -215,7 +217,11 @@ mod tests {
             (Rejection::NotCanonical("x".into()), 400),
             (Rejection::Log(AppendError::TooLarge { bytes: 2, max: 1 }), 413),
         ] {
-            assert_eq!((rejection.status().as_u16(), rejection.retry_after(0.5)), (status, None), "V1-41: {rejection}");
+            assert_eq!(
+                (rejection.status().as_u16(), rejection.retry_after(0.5)),
+                (status, None),
+                "V1-41, V2-47: {rejection}"
+            );
         }
     }
 

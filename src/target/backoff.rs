@@ -1,4 +1,4 @@
-//! How long to wait after a failure: doubling, with jitter, between two limits. And what a target's `Retry-After` asks for.
+//! How long to wait after a failure (`V1-36`, `V2-52`): doubling, with jitter, between two limits. And what a target's `Retry-After` asks for.
 //!
 //! Pure arithmetic: the random number is an argument.
 

@@ -1,4 +1,4 @@
-//! Which protocol a target is sent: as received where it takes that, else the other one. Pure.
+//! Which protocol a target is sent: as received where it takes that, else the other one (`V2-03`, `V2-04`). Pure.
 //!
 //! ```text
 //!   received    the target takes 2.0    it does not          nobody knows, or it is an hour ago that it did not
@@ -143,8 +143,8 @@ mod tests {
     #[test]
     fn data_goes_as_it_came_and_a_target_is_asked_before_its_first_2_0_request() {
         let mut target = auto();
-        assert_eq!(target.choose(Protocol::V1, NOW), Choice::Send(Protocol::V1));
-        assert_eq!(target.choose(Protocol::V2, NOW), Choice::Ask);
+        assert_eq!(target.choose(Protocol::V1, NOW), Choice::Send(Protocol::V1), "V2-03");
+        assert_eq!(target.choose(Protocol::V2, NOW), Choice::Ask, "V1-18");
         assert!(!target.taken(Protocol::V2));
         assert_eq!(target.choose(Protocol::V2, NOW), Choice::Send(Protocol::V2));
         assert_eq!(target.choose(Protocol::V1, NOW), Choice::Send(Protocol::V1));
@@ -200,7 +200,7 @@ mod tests {
         for protocol in [Protocol::V1, Protocol::V2] {
             let mut target = Negotiation::new(ProtocolRule::Always(protocol), [Taken::Unknown; 2]);
             for received in [Protocol::V1, Protocol::V2] {
-                assert_eq!(target.choose(received, NOW), Choice::Send(protocol));
+                assert_eq!(target.choose(received, NOW), Choice::Send(protocol), "V2-58");
                 assert!(!target.not_taken(protocol, NOW), "hold");
                 assert_eq!(target.choose(received, NOW), Choice::Send(protocol));
             }

@@ -9,8 +9,11 @@
 //! | 400 to 2.0 with `*-Written` | accepted, as far as the target says so; the shortfall is refused, nothing is sent again (`V2-40`) |
 //! | 413 | too large |
 //! | 400, 409, 422 | refused (`V1-37`, `V2-46`): whether all of it or one sample of it is for `delivery` to find out |
-//! | 429, 408, 425, 5xx, no answer | retry, for ever (`V1-35`, `V2-52`) |
+//! | 429, 408, 425, 5xx, no answer | retry, for ever (`V1-35`, `V1-38`, `V2-52`) |
 //! | everything else: 1xx, 3xx, 401, 403, 404, ... | hold: most likely somebody's configuration, so the data stays |
+//!
+//! `V1-37` and `V2-46` want no other 4xx repeated. 408 and 425 ask for it; and what is held would be lost for a wrong password. So both are,
+//! on purpose.
 //!
 //! 408, 502 and 504 are answers of somebody who has lost patience: as with no answer at all, the request may have arrived.
 
@@ -48,7 +51,7 @@ impl Written {
         self.samples.is_some() || self.histograms.is_some() || self.exemplars.is_some()
     }
 
-    /// Samples of ours that the target says it did not keep. It cannot have kept more than it was sent.
+    /// Samples of ours that the target says it did not keep (`V2-36`, `V2-38`). It cannot have kept more than it was sent.
     fn shortfall(self, sent: Sent) -> u64 {
         let missing = |sent: u64, written: Option<u64>| written.map_or(0, |written| sent.saturating_sub(written));
         missing(sent.samples, self.samples) + missing(sent.histograms, self.histograms)

@@ -1,4 +1,4 @@
-//! From what an attempt carries to the bytes of its request.
+//! From what an attempt carries to the bytes of its request: a message, compressed (`V1-01`, `V2-01`), of several series (`V2-39`).
 //!
 //! | carried | bytes |
 //! |---|---|

@@ -7,6 +7,8 @@
 //!   B4 {s9}        may start
 //! ```
 //!
+//! Series that have nothing to do with each other go in parallel (`V1-34`, `V2-82`), each in its order (`V1-33`, `V1-46`, `V2-81`).
+//!
 //! For each series all unsettled batches that have it are remembered, a bit each: they may be settled in another order than they came in (a batch that
 //! waits may expire, or be dropped). A batch whose series nobody can tell stands in the way of all.
 

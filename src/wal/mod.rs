@@ -1,4 +1,4 @@
-//! The write-ahead log: an append-only order of records in segment files.
+//! The write-ahead log: an append-only order of records in segment files. What targets are owed waits here (`V1-45`).
 //!
 //! # Promises
 //! - A record whose append was acknowledged with [`SyncMode::Always`] survives the death of the process and of the machine.

@@ -16,6 +16,8 @@
 //! numbers here (`V1-43`, `V2-88`); the series of the result are those of the original in order, and the order of samples is kept
 //! (`V1-33`, `V2-81`).
 //!
+//! What is written is what the two schemas say (`V1-12`, `V2-60`).
+//!
 //! Everything is pure: state and time are arguments. What is read was accepted by the walk before it was stored; on other bytes nothing
 //! panics. A request is written in one pass without an allocation for each series, and a label that the series before had at the same
 //! place is not looked at again: most labels are.

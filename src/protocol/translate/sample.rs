@@ -1,4 +1,4 @@
-//! Samples and histograms: the same fields in both protocols, but for the start timestamps of 2.0.
+//! Samples and histograms: the same fields in both protocols (`V1-04`, `V2-61`), but for the start timestamps of 2.0.
 
 use prost::encoding::encode_varint;
 

@@ -229,6 +229,8 @@ fn judge(protocol: Protocol, message: &[u8], context: &str) {
 
 #[test]
 fn every_case_of_the_corpus_comes_through_as_the_rules_say() {
+    // V1-12, V2-60; names in UTF-8: V1-24, V1-25, V2-78; start timestamps, also of -1 and 0: V2-85; exemplars of value 0, at 0 and without
+    // labels: V2-90, V2-91, V2-92.
     for corpus::Case { name, protocol, message } in corpus::cases() {
         judge(protocol, &message, &format!("{protocol}: {name}"));
     }
@@ -256,7 +258,7 @@ fn what_a_1_0_sender_did_not_mean_becomes_no_start_timestamp_and_no_series() {
 
 #[test]
 fn bytes_of_floats_are_the_same_on_both_sides() {
-    // V1-43, V2-88.
+    // V1-04, V1-43, V2-61, V2-88.
     for name in ["a stale marker", "NaNs of all kinds", "minus 0", "a stale histogram"] {
         let bits = |request: &pb1::WriteRequest| {
             let series = &request.timeseries[0];

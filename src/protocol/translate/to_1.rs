@@ -231,7 +231,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The number of label references must be even; labels go in front.
+    /// The number of label references must be even; labels go in front. There may be none (`V2-91`); value and timestamp stay what they
+    /// are, also 0 (`V2-90`, `V2-92`).
     fn exemplar(&mut self, mut exemplar: Fields<'_>, symbols: &[&[u8]]) -> Result<(), Malformed> {
         let at = exemplar.offset();
         let (mut bits, mut timestamp) = (0, 0);

@@ -1,4 +1,4 @@
-//! 1.0 -> 2.0: one table of symbols, metadata with each series, and no series without a sample.
+//! 1.0 -> 2.0: one table of symbols, metadata with each series (`V2-65`), and no series without a sample.
 
 use prost::encoding::encode_varint;
 

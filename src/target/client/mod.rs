@@ -1,4 +1,5 @@
-//! One attempt: a request's body, sent to the target's URL. And the connections for it.
+//! One attempt: a request's body, sent with POST to the target's URL, whole as it is configured (`V1-02`, `V1-44`, `V2-07`). And the connections for it:
+//! TLS, and what the URL says of a user (`V1-48`).
 //!
 //! ```text
 //!  Request --> generation  is the current one over? then a new one: new connections, the next address
@@ -161,6 +162,7 @@ impl Client {
             .http
             .post(self.url.clone())
             .timeout(request.timeout)
+            // V1-05, V2-09, V2-11, V2-12.
             .header(CONTENT_ENCODING, "snappy")
             .header(CONTENT_TYPE, request.protocol.content_type())
             .header(VERSION, request.protocol.version_header());
@@ -219,6 +221,7 @@ impl Client {
 
     fn answer(&self, response: &Response) -> Answer {
         let header = |name: &str| response.headers().get(name)?.to_str().ok();
+        // V2-32: what is no number is unknown.
         let count = |name| header(name)?.trim().parse().ok();
         let retry_after = header(RETRY_AFTER.as_str())
             .and_then(|value| parse_retry_after(value, SystemTime::now(), self.retry_after_max));
@@ -281,7 +284,7 @@ impl Generation {
     }
 }
 
-/// The beginning of the text (V1-14: it means nothing to us), and the connection free for the next request. The status is the answer: a
+/// The beginning of the text (V1-14, V2-26: it means nothing to us), and the connection free for the next request. The status is the answer: a
 /// text that is cut or never ends changes nothing about it, it costs the connection.
 async fn read_text(mut response: Response, within: Duration) -> String {
     let mut text = Vec::new();
