@@ -138,10 +138,10 @@ mod tests {
     fn mostly_valid(mut request: pb1::WriteRequest, seed: u64) -> pb1::WriteRequest {
         let mut random = fastrand::Rng::with_seed(seed);
         for series in &mut request.timeseries {
-            series.histograms.iter_mut().for_each(|histogram| {
-                histogram.schema = 0;
-                histogram.positive_deltas.clear();
-            });
+            for histogram in &mut series.histograms {
+                *histogram =
+                    pb1::Histogram { sum: histogram.sum, timestamp: histogram.timestamp, ..Default::default() };
+            }
             if random.u8(..4) == 0 {
                 continue;
             }
