@@ -474,7 +474,7 @@ impl Delivery {
         }
         let piece = active.batch.front().expect("something is left");
         let parts = parts_of(&active.batch, &piece.parts);
-        let forwarded = active.batch.record(0).meta.forwarded.clone();
+        let forwarded = active.forwarded().clone();
         self.last_kind = active.kind;
         if self.last_forwarded != forwarded {
             self.last_forwarded.clone_from(&forwarded);
@@ -508,7 +508,7 @@ impl Delivery {
         }
         let active = self.batches.get_mut(&id).expect("it was looked at");
         active.flight = Some(attempt);
-        let (kind, forwarded) = (active.kind, active.batch.record(0).meta.forwarded.clone());
+        let (kind, forwarded) = (active.kind, active.forwarded().clone());
         let what = What::Protocol { batch: id };
         let (started, samples) = (now, Samples::default());
         self.flights.insert(attempt, Flight { what, ticket, started, samples, bytes: 0, protocol });
@@ -538,7 +538,7 @@ impl Delivery {
             // Whose data fails alone with its headers, his empty request does too: others' headers show whether the target takes anything.
             let forwarded = match &self.taken_forwarded {
                 Some(taken) if active.is_isolated && active.headers != 0 => taken,
-                _ => &active.batch.record(0).meta.forwarded,
+                _ => active.forwarded(),
             };
             self.last_forwarded.clone_from(forwarded);
         }
