@@ -472,6 +472,40 @@ fn few_symbols_referred_to_very_often_are_not_written_out_without_end() {
 }
 
 #[test]
+fn texts_that_nobody_looked_at_fail_no_request_if_they_are_not_utf_8() {
+    let with = |message: &[u8], text: &[u8; 5]| {
+        let at = message.windows(5).position(|bytes| bytes == text).unwrap();
+        let mut message = message.to_vec();
+        message[at] = 0xff;
+        message
+    };
+    let series = pb1::TimeSeries {
+        samples: vec![corpus::sample(1, 1)],
+        exemplars: vec![corpus::exemplar(&[("trace", "x")], 1.0, 1), corpus::exemplar(&[], 2.0, 2)],
+        ..corpus::series(&[("__name__", "a")])
+    };
+    let lone = pb1::TimeSeries { samples: vec![], ..series.clone() };
+    for timeseries in [vec![series.clone()], vec![lone, pb1::TimeSeries { exemplars: vec![], ..series.clone() }]] {
+        let metadata =
+            vec![pb1::MetricMetadata { metric_family_name: "a".into(), help: "about".into(), ..Default::default() }];
+        let message = pb1::WriteRequest { timeseries, metadata }.encode_to_vec();
+        let message = with(&with(&message, b"trace"), b"about");
+        let translated = new_2(&message).unwrap();
+        let written = plain::of_2(&translated.message).unwrap();
+        assert_eq!(written[0].exemplars, [(2, 2f64.to_bits(), vec![])]);
+        assert_eq!((translated.exemplars, translated.sent.exemplars, &written[0].metadata), (1, 1, &None));
+    }
+    let symbols = ["", "__name__", "a", "about"].map(str::to_owned).into();
+    let metadata = Some(pb2::Metadata { r#type: 1, help_ref: 3, unit_ref: 0 });
+    let samples = vec![pb2::Sample::default()];
+    let timeseries = vec![pb2::TimeSeries { labels_refs: vec![1, 2], samples, metadata, ..Default::default() }];
+    let message = pb2::Request { symbols, timeseries }.encode_to_vec();
+    let translated = new_1(&with(&message, b"about")).unwrap();
+    assert_eq!(plain::of_1(&translated.message).unwrap().0.len(), 1);
+    assert_eq!((translated.metadata, translated.metadata_left_out), (0, 1));
+}
+
+#[test]
 fn a_sample_s_unusual_forms_are_read_as_prost_reads_them() {
     use corpus::{bytes, fixed, varint};
     let forms: [&[Vec<u8>]; 7] = [

@@ -330,7 +330,9 @@ impl Writer<'_> {
         }
         let family = family::of(symbols[*metric as usize], metric_type, is_native);
         let len = family.len() + help.len() + unit.len() + 32;
-        if len > self.written_out_left {
+        // Nobody has looked at these texts yet. Not UTF-8, they could fail the whole request.
+        let are_text = [help, unit].iter().all(|text| std::str::from_utf8(text).is_ok());
+        if len > self.written_out_left || !are_text {
             self.translated.metadata_left_out += 1;
             return Ok(());
         }
