@@ -226,11 +226,14 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     Ok(Rebuilt { message: table.followed_by(&rebuilt), exemplars_left_out })
 }
 
+/// Old symbols, each with its new place once it has been used.
+type Renumbered<'a> = Vec<(&'a [u8], Option<u32>)>;
+
 /// Where entries of exemplars are read when all others are written.
 struct LoneSource<'s, 'a> {
     selections: &'s [Selection<'a>],
     /// Of which selection, and its symbols.
-    symbols: (usize, Vec<(&'a [u8], Option<u32>)>),
+    symbols: (usize, Renumbered<'a>),
     entry: EntryBuffer,
 }
 
@@ -295,7 +298,7 @@ impl exemplars::Source for LoneSource<'_, '_> {
 /// The symbols of the message at hand, each with its new place once it has been used, and the table where those are.
 #[derive(Debug)]
 pub(super) struct Symbols<'a, 't> {
-    from: Vec<(&'a [u8], Option<u32>)>,
+    from: Renumbered<'a>,
     pub table: &'t mut SymbolTable,
 }
 
