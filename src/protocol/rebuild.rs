@@ -221,7 +221,7 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
             Ok(())
         })?;
     }
-    let mut source = LoneSource { selections, symbols: (usize::MAX, Vec::new()), entry };
+    let mut source = LoneSource { selections, selection: None, symbols: Vec::new(), entry };
     let (rebuilt, exemplars_left_out) = exemplars::attach(rebuilt, &lone, &mut table, &mut source)?;
     Ok(Rebuilt { message: table.followed_by(&rebuilt), exemplars_left_out })
 }
@@ -232,16 +232,18 @@ type Renumbered<'a> = Vec<(&'a [u8], Option<u32>)>;
 /// Where entries of exemplars are read when all others are written.
 struct LoneSource<'s, 'a> {
     selections: &'s [Selection<'a>],
-    /// Of which selection, and its symbols.
-    symbols: (usize, Renumbered<'a>),
+    /// Whose symbols these are.
+    selection: Option<usize>,
+    symbols: Renumbered<'a>,
     entry: EntryBuffer,
 }
 
 impl LoneSource<'_, '_> {
     /// Makes the symbols those of the selection at hand: entries of one come one after the other, nearly always.
     fn turn_to(&mut self, selection: usize) -> Result<(), Malformed> {
-        if self.symbols.0 != selection {
-            self.symbols = (selection, symbols_2(self.selections[selection].message, |symbol| (symbol, None))?);
+        if self.selection != Some(selection) {
+            self.symbols = symbols_2(self.selections[selection].message, |symbol| (symbol, None))?;
+            self.selection = Some(selection);
         }
         Ok(())
     }
@@ -250,7 +252,7 @@ impl LoneSource<'_, '_> {
 impl exemplars::Source for LoneSource<'_, '_> {
     fn references(&mut self, lone: &Lone<'_>, table: &SymbolTable, packed: &mut Vec<u8>) -> Result<bool, Malformed> {
         self.turn_to(lone.selection)?;
-        let symbols = &mut self.symbols.1;
+        let symbols = &mut self.symbols;
         let mut are_all_there = true;
         let mut is_in_range = true;
         let mut series = lone.series;
@@ -279,7 +281,7 @@ impl exemplars::Source for LoneSource<'_, '_> {
 
     fn exemplars(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
         self.turn_to(lone.selection)?;
-        let mut symbols = Symbols { from: std::mem::take(&mut self.symbols.1), table };
+        let mut symbols = Symbols { from: std::mem::take(&mut self.symbols), table };
         self.entry.rest.clear();
         let mut series = lone.series;
         while let Some((number, value)) = series.next_field()? {
@@ -289,7 +291,7 @@ impl exemplars::Source for LoneSource<'_, '_> {
                 _ => {}
             }
         }
-        self.symbols.1 = symbols.from;
+        self.symbols = symbols.from;
         to.extend_from_slice(&self.entry.rest);
         Ok(())
     }
