@@ -432,11 +432,12 @@ impl Delivery {
             May::Now => {}
             other => return Err(other),
         }
+        if self.must_ask_for_protocol(id, now) {
+            return self.ask_for_protocol(id, now).ok_or(May::AfterAnswer);
+        }
         let protocol = match self.protocol_for(protocol_of(self.batches[&id].kind), now) {
             Choice::Send(protocol) => protocol,
-            // Who does not take empty requests at all shows by his answer to data whether he takes 2.0.
-            Choice::Ask if self.batches[&id].was_asked_for_protocol => Protocol::V2,
-            Choice::Ask => return self.ask_for_protocol(id, now).ok_or(May::AfterAnswer),
+            Choice::Ask => Protocol::V2,
         };
         self.set_aside(id, contents);
         if self.is_behind_poison(id, contents) {
@@ -493,9 +494,16 @@ impl Delivery {
         Ok(Next::Start(Box::new(Attempt { id: attempt, kind, protocol, is_confirmed, forwarded, parts, samples })))
     }
 
+    /// Whether it is to be asked whether the target takes 2.0 before a batch is sent. (Who does not take empty requests at all shows it by his answer
+    /// to data.)
+    pub(super) fn must_ask_for_protocol(&self, id: BatchId, now: Instant) -> bool {
+        let active = &self.batches[&id];
+        self.protocol_for(protocol_of(active.kind), now) == Choice::Ask && !active.was_asked_for_protocol
+    }
+
     /// Asks whether the target takes 2.0, with the headers of the batch that would be sent next: its failure is that batch's. `None` while that is
     /// being asked already.
-    fn ask_for_protocol(&mut self, id: BatchId, now: Instant) -> Option<Next> {
+    pub(super) fn ask_for_protocol(&mut self, id: BatchId, now: Instant) -> Option<Next> {
         if self.flights.values().any(|flight| matches!(flight.what, What::Protocol { .. })) {
             return None;
         }
