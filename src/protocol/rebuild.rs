@@ -13,7 +13,7 @@
 //! out (`V2-68`).
 //!
 //! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, or left out: see
-//! [`exemplars`](super::exemplars). All else is there, in the order in which it was chosen.
+//! `exemplars`. All else is there, in the order in which it was chosen.
 //!
 //! **What belongs to no entry** (metadata of 1.0, unknown fields of the request) goes with [`Chosen::All`] and with every selection
 //! that contains entry 0. So whoever cuts a request into pieces that together have all entries sends it exactly once. A request

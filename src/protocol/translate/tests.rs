@@ -403,6 +403,19 @@ fn custom_buckets_are_sent_as_classic_series_where_that_is_wanted() {
 }
 
 #[test]
+fn what_is_dropped_is_not_counted_a_second_time_for_its_start_timestamp() {
+    let mut request =
+        pb2::Request::decode(&*custom_2(corpus::custom_histogram(), &[("__name__", "rpc")], vec![])).unwrap();
+    request.timeseries[0].histograms[0].start_timestamp = 50;
+    let message = request.encode_to_vec();
+    let dropped = new_1(&message).unwrap();
+    assert_eq!((dropped.dropped, dropped.start_timestamps), (vec![1], 0));
+    assert!(dropped.message.is_empty());
+    let sent = classic(&message).unwrap();
+    assert_eq!((sent.dropped, sent.start_timestamps), (vec![0], 1));
+}
+
+#[test]
 fn a_float_histogram_with_gaps_and_observations_of_nan_is_cumulative_too() {
     let histogram = pb1::Histogram {
         count: Some(pb1::histogram::Count::CountFloat(9.5)),

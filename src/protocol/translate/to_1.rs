@@ -231,7 +231,7 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The number of label references must be even; labels go in front.
+    /// Its labels go in front, whatever their place was. One that would make the request too large is left out.
     fn exemplar(&mut self, mut exemplar: Fields<'_>, symbols: &[&[u8]]) -> Result<(), Malformed> {
         let at = exemplar.offset();
         let (mut bits, mut timestamp) = (0, 0);
