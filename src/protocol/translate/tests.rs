@@ -357,6 +357,21 @@ fn of_several_requests_only_the_chosen_entries_are_translated() {
 }
 
 /// Labels, value and timestamp of each sample.
+#[test]
+fn requests_that_are_far_larger_when_they_are_written_out_are_not_merged_without_end() {
+    // A label of 100 KB, which 100 series refer to: 10 MB in 1.0, and 0.1 in 2.0.
+    let long = "x".repeat(100_000);
+    let series =
+        pb2::TimeSeries { labels_refs: vec![1, 2, 3, 4], samples: vec![pb2::Sample::default()], ..Default::default() };
+    let symbols = ["", "__name__", "up", "long", &long].map(str::to_owned).into();
+    let message = pb2::Request { symbols, timeseries: vec![series; 100] }.encode_to_vec();
+    let to_1 = |times| {
+        to_1(&vec![all(&message); times], CustomBuckets::Drop, &mut SentMetadata::with_families_max(1), Instant::now())
+    };
+    assert_eq!(to_1(4).unwrap().series, 400);
+    assert!(to_1(5).is_err());
+}
+
 fn lines(message: &[u8]) -> Vec<String> {
     let (series, _) = plain::of_1(message).unwrap();
     let line = |series: &Series| {
