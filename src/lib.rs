@@ -26,7 +26,7 @@
 //! Receive and target never meet except in the log. What is stored is the request's body as it came, and one record is sent as it was stored:
 //! unknown fields survive, and another target costs little more than its bytes. (A request that is not *canonical* is rewritten once, by the receiver:
 //! what is invalid left out, labels sorted. So nothing malformed ever becomes a target's poison.) When a target is behind, requests of 1.0 are merged without
-//! being decompressed. Only merged requests of 2.0, and what is taken apart because it was refused, are rebuilt.
+//! being decompressed. Only merged requests of 2.0, what is taken apart because it was refused, and what a target gets relabeled or in the other protocol, are written anew.
 //!
 //! # Words
 //! One meaning each, in code, logs, metrics and configuration. *record*: one accepted request as stored. *segment*: one file of the

@@ -127,37 +127,44 @@ fn serve(stream: TcpStream) -> io::Result<()> {
     let mut connection = Connection::new(stream)?;
     let mut requests = 0;
     while let Some(message) = connection.receive()? {
-        let (samples, is_odd) = samples(message.body, requests < CHECKED_REQUESTS)?;
+        let is_2 = message.head.contains("io.prometheus.write.v2.Request");
+        let (samples, is_odd) = samples(message.body, is_2, requests < CHECKED_REQUESTS)?;
         requests += 1;
         SUMS.samples.fetch_add(samples, Ordering::Relaxed);
         SUMS.requests.fetch_add(1, Ordering::Relaxed);
         SUMS.odd.fetch_add(u64::from(is_odd), Ordering::Relaxed);
-        connection.send(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        if is_2 {
+            let written = format!("X-Prometheus-Remote-Write-Samples-Written: {samples}\r\n");
+            connection.send(format!("HTTP/1.1 204 No Content\r\n{written}\r\n").as_bytes())?;
+        } else {
+            connection.send(b"HTTP/1.1 204 No Content\r\n\r\n")?;
+        }
     }
     Ok(())
 }
 
 /// The number of samples in a body, and whether they had to be counted one by one.
-fn samples(body: &[u8], is_checked: bool) -> io::Result<(u64, bool)> {
+fn samples(body: &[u8], is_2: bool, is_checked: bool) -> io::Result<(u64, bool)> {
     if body.is_empty() {
         return Ok((0, false));
     }
     let len = snap::raw::decompress_len(body).map_err(invalid)?;
-    let is_odd = len % SERIES_LEN != 0;
+    let is_odd = is_2 || len % SERIES_LEN != 0;
     let by_len = (len / SERIES_LEN) as u64;
     if !is_odd && !is_checked {
         return Ok((by_len, false));
     }
     let message = snap::raw::Decoder::new().decompress_vec(body).map_err(invalid)?;
-    let counted = count_series(&message).ok_or_else(|| invalid("a body that is no WriteRequest"))?;
+    let counted =
+        count_series(&message, if is_2 { 5 } else { 1 }).ok_or_else(|| invalid("a body that is no WriteRequest"))?;
     Ok((counted, is_odd || counted != by_len))
 }
 
-/// Fields 1 of the message. Each is a series with one sample: that is how the load is.
-fn count_series(mut message: &[u8]) -> Option<u64> {
+/// Fields of the message with this number, 1 in remote write 1.0, 5 in 2.0. Each is a series with one sample: that is how the load is.
+fn count_series(mut message: &[u8], field: u8) -> Option<u64> {
     let mut count = 0;
     while let Some((tag, rest)) = message.split_first() {
-        count += u64::from(*tag == 1 << 3 | 2);
+        count += u64::from(*tag == field << 3 | 2);
         let mut len = 0;
         let mut len_len = 0;
         loop {

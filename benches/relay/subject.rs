@@ -29,7 +29,7 @@ pub struct Programs {
 impl Programs {
     fn path(&self, program: Program) -> Option<&Path> {
         match program {
-            Program::Promrelay => Some(&self.promrelay),
+            Program::Promrelay | Program::Relabeled | Program::To2 => Some(&self.promrelay),
             Program::Vmagent => self.vmagent.as_deref(),
         }
     }
@@ -37,7 +37,7 @@ impl Programs {
     /// What a program says about its version; `None` if there is no such program.
     pub fn version(&self, program: Program) -> Option<String> {
         let argument = match program {
-            Program::Promrelay => "--version",
+            Program::Promrelay | Program::Relabeled | Program::To2 => "--version",
             Program::Vmagent => "-version",
         };
         let output = Command::new(self.path(program)?).arg(argument).output().ok()?;
@@ -52,6 +52,10 @@ impl Programs {
 pub enum Program {
     /// This one.
     Promrelay,
+    /// This one, with an external label and rules that look at each series and give it one more label.
+    Relabeled,
+    /// This one, with what it receives as 1.0 sent as 2.0.
+    To2,
     /// VictoriaMetrics' agent.
     Vmagent,
 }
@@ -72,8 +76,10 @@ impl FromStr for Subject {
         let (name, targets) = text.split_once(':').unwrap_or((text, "1"));
         let program = match name {
             "promrelay" => Program::Promrelay,
+            "relabeled" => Program::Relabeled,
+            "to-2.0" => Program::To2,
             "vmagent" => Program::Vmagent,
-            _ => return Err("must be promrelay:TARGETS or vmagent:TARGETS".into()),
+            _ => return Err("must be promrelay:TARGETS, relabeled:TARGETS, to-2.0:TARGETS or vmagent:TARGETS".into()),
         };
         let targets = targets.parse().ok().filter(|targets| (1..=100).contains(targets));
         Ok(Subject { program, targets: targets.ok_or("needs 1 to 100 targets")? })
@@ -84,6 +90,8 @@ impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Program::Promrelay => "promrelay",
+            Program::Relabeled => "promrelay, relabeled",
+            Program::To2 => "promrelay, 1.0 to 2.0",
             Program::Vmagent => "vmagent",
         })
     }
@@ -117,9 +125,9 @@ impl Subject {
         let address = free_address()?;
         let mut command = Command::new(programs.path(self.program).ok_or("there is no such program")?);
         match self.program {
-            Program::Promrelay => {
+            Program::Promrelay | Program::Relabeled | Program::To2 => {
                 let config = dir.join("config.toml");
-                fs::write(&config, promrelay_config(address, dir, &programs.sync, targets)?)?;
+                fs::write(&config, promrelay_config(address, dir, &programs.sync, targets, self.program)?)?;
                 command.arg("--config").arg(config);
             }
             Program::Vmagent => {
@@ -140,11 +148,31 @@ impl Subject {
     }
 }
 
-fn promrelay_config(address: SocketAddr, dir: &Path, sync: &str, targets: &[String]) -> Result<String, fmt::Error> {
+/// No sample is filtered, so that all that is accepted arrives; every series is looked at, and each changes.
+const RULES: &str = r#"
+external_labels = { cluster = "eu-1" }
+write_relabel_configs = [
+    { source_labels = ["__name__"], regex = "go_.*|process_.*", action = "drop" },
+    { source_labels = ["namespace", "pod"], separator = "/", regex = "(.+)/(.+)-[a-z0-9]+", target_label = "app", replacement = "$1/$2" },
+]
+"#;
+
+fn promrelay_config(
+    address: SocketAddr,
+    dir: &Path,
+    sync: &str,
+    targets: &[String],
+    program: Program,
+) -> Result<String, fmt::Error> {
     let dir = dir.join("wal");
     let mut config = format!("[server]\nlisten = \"{address}\"\n\n[wal]\ndir = {dir:?}\nsync = {sync:?}\n");
     for (number, url) in targets.iter().enumerate() {
         write!(config, "\n[[target]]\nname = \"target-{number}\"\nurl = {url:?}\n")?;
+        config.push_str(match program {
+            Program::Relabeled => RULES,
+            Program::To2 => "protocol = \"2.0\"\n",
+            Program::Promrelay | Program::Vmagent => "",
+        });
     }
     Ok(config)
 }

@@ -13,7 +13,7 @@
 //! out (`V2-68`). Each entry keeps all its labels (`V1-19`, `V2-72`), in pairs (`V2-62`), and no reference leads nowhere (`V2-70`).
 //!
 //! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, or left out: see
-//! [`exemplars`](super::exemplars). All else is there, in the order in which it was chosen.
+//! `exemplars`. All else is there, in the order in which it was chosen.
 //!
 //! **What belongs to no entry** (metadata of 1.0, unknown fields of the request) goes with [`Chosen::All`] and with every selection
 //! that contains entry 0. So whoever cuts a request into pieces that together have all entries sends it exactly once. A request
@@ -221,24 +221,29 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
             Ok(())
         })?;
     }
-    let mut source = LoneSource { selections, symbols: (usize::MAX, Vec::new()), entry };
+    let mut source = LoneSource { selections, selection: None, symbols: Vec::new(), entry };
     let (rebuilt, exemplars_left_out) = exemplars::attach(rebuilt, &lone, &mut table, &mut source)?;
     Ok(Rebuilt { message: table.followed_by(&rebuilt), exemplars_left_out })
 }
 
+/// Old symbols, each with its new place once it has been used.
+type Renumbered<'a> = Vec<(&'a [u8], Option<u32>)>;
+
 /// Where entries of exemplars are read when all others are written.
 struct LoneSource<'s, 'a> {
     selections: &'s [Selection<'a>],
-    /// Of which selection, and its symbols.
-    symbols: (usize, Vec<(&'a [u8], Option<u32>)>),
+    /// Whose symbols these are.
+    selection: Option<usize>,
+    symbols: Renumbered<'a>,
     entry: EntryBuffer,
 }
 
 impl LoneSource<'_, '_> {
     /// Makes the symbols those of the selection at hand: entries of one come one after the other, nearly always.
     fn turn_to(&mut self, selection: usize) -> Result<(), Malformed> {
-        if self.symbols.0 != selection {
-            self.symbols = (selection, symbols_2(self.selections[selection].message, |symbol| (symbol, None))?);
+        if self.selection != Some(selection) {
+            self.symbols = symbols_2(self.selections[selection].message, |symbol| (symbol, None))?;
+            self.selection = Some(selection);
         }
         Ok(())
     }
@@ -247,7 +252,7 @@ impl LoneSource<'_, '_> {
 impl exemplars::Source for LoneSource<'_, '_> {
     fn references(&mut self, lone: &Lone<'_>, table: &SymbolTable, packed: &mut Vec<u8>) -> Result<bool, Malformed> {
         self.turn_to(lone.selection)?;
-        let symbols = &mut self.symbols.1;
+        let symbols = &mut self.symbols;
         let mut are_all_there = true;
         let mut is_in_range = true;
         let mut series = lone.series;
@@ -276,7 +281,7 @@ impl exemplars::Source for LoneSource<'_, '_> {
 
     fn exemplars(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
         self.turn_to(lone.selection)?;
-        let mut symbols = Symbols { from: std::mem::take(&mut self.symbols.1), table };
+        let mut symbols = Symbols { from: std::mem::take(&mut self.symbols), table };
         self.entry.rest.clear();
         let mut series = lone.series;
         while let Some((number, value)) = series.next_field()? {
@@ -286,7 +291,7 @@ impl exemplars::Source for LoneSource<'_, '_> {
                 _ => {}
             }
         }
-        self.symbols.1 = symbols.from;
+        self.symbols = symbols.from;
         to.extend_from_slice(&self.entry.rest);
         Ok(())
     }
@@ -295,7 +300,7 @@ impl exemplars::Source for LoneSource<'_, '_> {
 /// The symbols of the message at hand, each with its new place once it has been used, and the table where those are.
 #[derive(Debug)]
 pub(super) struct Symbols<'a, 't> {
-    from: Vec<(&'a [u8], Option<u32>)>,
+    from: Renumbered<'a>,
     pub table: &'t mut SymbolTable,
 }
 

@@ -22,17 +22,24 @@ pub struct SymbolTable {
     places: HashTable<Symbol>,
     /// Keyed: senders choose these texts, and many equal hashes would take for ever.
     hasher: RandomState,
+    /// Texts lately asked for, by [`cheap_hash`]: most come again soon. Many with equal ones make it useless, not slow.
+    recent: Box<[Symbol; RECENT]>,
     /// As fields of the request.
     encoded: Vec<u8>,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// Twelve KiB of them.
+const RECENT: usize = 512;
+
+#[derive(Clone, Copy, Debug, Default)]
 struct Symbol {
-    /// In the table of the request.
+    /// In the table of the request; 0 is no symbol.
     place: u32,
     /// In `encoded`.
     start: u32,
     len: u32,
+    /// Of the text: hashed anew whenever the table grows, all texts would be hashed twice.
+    hash: u64,
 }
 
 impl Symbol {
@@ -47,7 +54,8 @@ impl SymbolTable {
     pub fn new() -> SymbolTable {
         let mut encoded = Vec::new();
         put_bytes(&mut encoded, FIELD, b"");
-        SymbolTable { places: HashTable::new(), hasher: RandomState::new(), encoded }
+        let recent = Box::new([Symbol::default(); RECENT]);
+        SymbolTable { places: HashTable::new(), hasher: RandomState::new(), recent, encoded }
     }
 
     /// The reference to a text, which is put into the table if it is not there.
@@ -58,9 +66,14 @@ impl SymbolTable {
         if text.is_empty() {
             return Ok(0);
         }
-        let SymbolTable { places, hasher, encoded } = self;
+        let SymbolTable { places, hasher, recent, encoded } = self;
+        let recent = &mut recent[cheap_hash(text)];
+        if recent.len as usize == text.len() && recent.place > 0 && recent.text(encoded) == text {
+            return Ok(recent.place);
+        }
         let hash = hasher.hash_one(text);
         if let Some(known) = places.find(hash, |symbol| symbol.text(encoded) == text) {
+            *recent = *known;
             return Ok(known.place);
         }
         let too_large = |_| Malformed { offset: 0, what: "more symbols than can be referred to" };
@@ -69,8 +82,8 @@ impl SymbolTable {
         let start = u32::try_from(encoded.len()).map_err(too_large)?;
         let len = u32::try_from(text.len()).map_err(too_large)?;
         encoded.extend_from_slice(text);
-        let texts = &*encoded;
-        places.insert_unique(hash, Symbol { place, start, len }, |symbol| hasher.hash_one(symbol.text(texts)));
+        *recent = Symbol { place, start, len, hash };
+        places.insert_unique(hash, *recent, |symbol| symbol.hash);
         Ok(place)
     }
 
@@ -103,6 +116,20 @@ impl Default for SymbolTable {
     fn default() -> SymbolTable {
         SymbolTable::new()
     }
+}
+
+/// Below [`RECENT`]; of the front, the end and the length.
+#[inline]
+fn cheap_hash(text: &[u8]) -> usize {
+    let (front, end) = match (text.first_chunk(), text.last_chunk()) {
+        (Some(front), Some(end)) => (u64::from_le_bytes(*front), u64::from_le_bytes(*end)),
+        _ => match (text.first_chunk(), text.last_chunk()) {
+            (Some(front), Some(end)) => (u32::from_le_bytes(*front).into(), u32::from_le_bytes(*end).into()),
+            _ => text.iter().fold((0, 0), |(front, _), byte| (front << 8 | u64::from(*byte), 0)),
+        },
+    };
+    let mixed = (front ^ end.rotate_left(29) ^ text.len() as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed >> (64 - RECENT.trailing_zeros())) as usize
 }
 
 /// Of symbols in a request.
@@ -138,5 +165,19 @@ mod tests {
         for (text, place) in texts.iter().zip(places) {
             assert_eq!(*text, request.symbols[place as usize]);
         }
+    }
+
+    #[test]
+    fn texts_that_look_alike_at_both_ends_and_short_ones_keep_apart() {
+        let mut table = SymbolTable::new();
+        let long = |middle: usize| format!("the same front, {middle:05}, the same end");
+        let texts: Vec<String> = (0..5000).map(long).chain((0..300).map(|n| n.to_string())).collect();
+        for _ in 0..2 {
+            for (place, text) in texts.iter().enumerate() {
+                assert_eq!(table.place(text.as_bytes()).unwrap(), place as u32 + 1);
+                assert_eq!(table.find(text.as_bytes()), Some(place as u32 + 1));
+            }
+        }
+        assert_eq!(table.find(b"not there"), None);
     }
 }

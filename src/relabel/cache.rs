@@ -65,7 +65,7 @@ pub enum Verdict<'a> {
 pub struct Relabeler {
     rules: Rules,
     secret: [u8; SECRET_LEN],
-    /// For the bytes of a key.
+    /// For the bytes of a key; the first is 0.
     scratch: Vec<u8>,
     cache: Cache,
     /// What was too large for the cache.
@@ -102,16 +102,22 @@ impl Relabeler {
     /// The key of a series by its labels.
     #[must_use]
     pub fn key_of(&mut self, labels: &[Label<'_>]) -> Key {
-        self.scratch.clear();
+        let len: usize = labels.iter().map(|(name, value)| 16 + name.len() + value.len()).sum();
+        if self.scratch.len() < 1 + len {
+            self.scratch.resize(1 + len, 0);
+        }
         // No message begins with this byte, so that no encoded labels can read the same as these.
-        self.scratch.push(0);
+        let (key, _) = self.scratch.split_at_mut(1 + len);
+        let mut rest = &mut key[1..];
         for (name, value) in labels {
-            for text in [name, value] {
-                self.scratch.extend_from_slice(&(text.len() as u64).to_le_bytes());
-                self.scratch.extend_from_slice(text);
+            let lens = (name.len() as u128) << 64 | value.len() as u128;
+            for piece in [&lens.to_le_bytes()[..], name, value] {
+                let (place, behind) = rest.split_at_mut(piece.len());
+                place.copy_from_slice(piece);
+                rest = behind;
             }
         }
-        Key::new(xxh3_128_with_secret(&self.scratch, &self.secret))
+        Key::new(xxh3_128_with_secret(key, &self.secret))
     }
 
     /// What becomes of a series. Its labels (sorted by name, each once, no value empty) are asked for only if it is not remembered.
@@ -295,7 +301,7 @@ impl Cache {
             return true;
         }
         let slots_max = (self.bytes_max - changes.max(self.changes_min())) / size_of::<Slot>();
-        let slots = (2 * self.young.slots.len()).max(SLOTS_MIN).min(slots_max);
+        let slots = (self.young.slots.len() / 2 * 3).max(SLOTS_MIN).min(slots_max);
         // While entries are moved there are two tables.
         let is_within = self.bytes() + change_bytes + slots * size_of::<Slot>() <= 2 * self.bytes_max;
         if Table::capacity(slots) <= self.young.len || !is_within {

@@ -443,7 +443,11 @@ impl Target {
             Ok(built) => built,
             Err(error) => {
                 // Taken apart, it comes to what was stored, or to what is refused.
-                tracing::error!(target = self.settings.name, %error, "internal error: a request cannot be put together");
+                if parts.len() > 1 {
+                    tracing::debug!(target = self.settings.name, %error, "a request cannot be put together of several");
+                } else {
+                    tracing::error!(target = self.settings.name, %error, "internal error: a request cannot be put together");
+                }
                 let said = Said { status: None, text: error.to_string() };
                 self.delivery.answered(
                     id,

@@ -90,7 +90,8 @@ impl Queue {
         self.records.front().is_some_and(|first| self.cut_of(first.header.position).is_some())
     }
 
-    /// How many records the next batch has; whether it cannot grow any more. 0 of an empty queue. What `is_apart` and what is not is not merged.
+    /// How many records the next batch has; whether it cannot grow any more. 0 of an empty queue. What `is_apart` and what is not is not merged. A record
+    /// of which nothing is left goes with any.
     #[must_use]
     pub fn plan(&self, limits: Limits, is_apart: impl Fn(&Outgoing) -> bool) -> Plan {
         let Some(first) = self.records.front() else { return Plan::default() };
@@ -102,15 +103,19 @@ impl Queue {
             ..Plan::default()
         };
         let mut decoded = 0;
+        // What goes with anything says nothing of what it goes with.
+        let mut lead: Option<&Outgoing> = None;
         for (number, record) in self.records.iter().enumerate() {
             let header = &record.header;
             let samples = plan.samples + header.counts.ledger_samples();
             let bytes = plan.bytes + u64::from(header.body_len);
             decoded += u64::from(header.decoded_len);
             if number > 0 {
+                let is_as_lead = |is_alike: &dyn Fn(&Outgoing) -> bool| record.is_empty() || lead.is_none_or(is_alike);
                 let goes_on = header.position.0 == position.0 + number as u64
-                    && header.kind == first.header.kind
-                    && record.meta.forwarded == first.meta.forwarded;
+                    && is_as_lead(&|lead| {
+                        header.kind == lead.header.kind && record.meta.forwarded == lead.meta.forwarded
+                    });
                 let fits = match &cut {
                     Some(cut) => header.position <= cut.last,
                     None => {
@@ -119,7 +124,7 @@ impl Queue {
                             && number < limits.records
                             && decoded <= DECODED_BYTES_MAX
                             && !is_unsure
-                            && is_apart(record) == is_apart(first)
+                            && is_as_lead(&|lead| is_apart(record) == is_apart(lead))
                             && self.cut_of(header.position).is_none()
                     }
                 };
@@ -128,6 +133,7 @@ impl Queue {
                     break;
                 }
             }
+            lead = lead.or((!record.is_empty()).then_some(record));
             (plan.records, plan.samples, plan.bytes) = (number + 1, samples, bytes);
         }
         // What was cut before is not cut anew.
@@ -209,7 +215,8 @@ mod tests {
     const BYTES: u32 = 100;
     const NO_LIMITS: Limits = Limits { samples: u64::MAX, bytes: u64::MAX, records: usize::MAX };
 
-    /// A letter for each record: capital for 2.0, else 1.0; `b` and `B` have forwarded headers, `h` is apart; a space for a position without one.
+    /// A letter for each record: capital for 2.0, else 1.0; `b` and `B` have forwarded headers, `h` is apart; of `e` and `E` nothing is left; a space for a
+    /// position without one.
     fn queue(text: &str) -> Queue {
         let mut queue = Queue::default();
         for (letter, position) in text.chars().zip(1..).filter(|(letter, _)| *letter != ' ') {
@@ -236,7 +243,11 @@ mod tests {
                 counts: Counts { samples: SAMPLES, histograms: 0, exemplars: 0, series: SAMPLES, metadata: 0 },
                 times: TimeRange { min: 0, max: 0 },
                 unacknowledged: 0,
-                decoded_len: if letter == 'l' { 6 << 20 } else { 2 * BYTES },
+                decoded_len: match letter {
+                    'l' => 6 << 20,
+                    'e' | 'E' => 0,
+                    _ => 2 * BYTES,
+                },
             },
             meta: Meta { forwarded, sender: None },
             body: bytes::Bytes::from(letter.to_string()),
@@ -286,6 +297,16 @@ mod tests {
         assert_eq!(batches(queue("aabba"), NO_LIMITS), "aa|bb|a");
         assert_eq!(batches(queue("ahhahA"), NO_LIMITS), "a|hh|a|h|A");
         assert_eq!(batches(queue("aa aa"), NO_LIMITS), "aa|aa", "something between them was taken out");
+    }
+
+    #[test]
+    fn what_nothing_is_left_of_goes_with_any() {
+        assert_eq!(batches(queue("aEaeAAeBeBee"), NO_LIMITS), "aEae|AAe|BeBee");
+        assert_eq!(batches(queue("eEehehEA"), NO_LIMITS), "eEehehE|A");
+        assert_eq!(batches(queue("eEe"), NO_LIMITS), "eEe");
+        let mut resumed = queue("aEaa");
+        resumed.resume([cut(1, 3, false)], Position(0));
+        assert_eq!(batches(resumed, NO_LIMITS), "aEa|a");
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub struct Translated {
     pub exemplars: u64,
     /// Series that were left out because they hold nothing (`V2-63`).
     pub empty_series: u64,
-    /// Metadata that was left out because it would have made the request too large.
+    /// Metadata that was left out because it is not UTF-8, or would have made the request too large.
     pub metadata_left_out: u64,
     /// Fields that were left out because they are in no specification.
     pub unknown_fields: u64,

@@ -359,6 +359,21 @@ fn of_several_requests_only_the_chosen_entries_are_translated() {
 }
 
 /// Labels, value and timestamp of each sample.
+#[test]
+fn requests_that_are_far_larger_when_they_are_written_out_are_not_merged_without_end() {
+    // A label of 100 KB, which 100 series refer to: 10 MB in 1.0, and 0.1 in 2.0.
+    let long = "x".repeat(100_000);
+    let series =
+        pb2::TimeSeries { labels_refs: vec![1, 2, 3, 4], samples: vec![pb2::Sample::default()], ..Default::default() };
+    let symbols = ["", "__name__", "up", "long", &long].map(str::to_owned).into();
+    let message = pb2::Request { symbols, timeseries: vec![series; 100] }.encode_to_vec();
+    let to_1 = |times| {
+        to_1(&vec![all(&message); times], CustomBuckets::Drop, &mut SentMetadata::with_families_max(1), Instant::now())
+    };
+    assert_eq!(to_1(4).unwrap().series, 400);
+    assert!(to_1(5).is_err());
+}
+
 fn lines(message: &[u8]) -> Vec<String> {
     let (series, _) = plain::of_1(message).unwrap();
     let line = |series: &Series| {
@@ -402,6 +417,19 @@ fn custom_buckets_are_sent_as_classic_series_where_that_is_wanted() {
     assert_eq!((translated.dropped, translated.series, translated.exemplars), (vec![0], 6, 0));
     assert_eq!(translated.sent, Counts { samples: 6, histograms: 0, exemplars: 5 });
     assert_eq!(new_1(&message).unwrap().exemplars, 5, "without their samples");
+}
+
+#[test]
+fn what_is_dropped_is_not_counted_a_second_time_for_its_start_timestamp() {
+    let mut request =
+        pb2::Request::decode(&*custom_2(corpus::custom_histogram(), &[("__name__", "rpc")], vec![])).unwrap();
+    request.timeseries[0].histograms[0].start_timestamp = 50;
+    let message = request.encode_to_vec();
+    let dropped = new_1(&message).unwrap();
+    assert_eq!((dropped.dropped, dropped.start_timestamps), (vec![1], 0));
+    assert!(dropped.message.is_empty());
+    let sent = classic(&message).unwrap();
+    assert_eq!((sent.dropped, sent.start_timestamps), (vec![0], 1));
 }
 
 #[test]
@@ -471,6 +499,40 @@ fn few_symbols_referred_to_very_often_are_not_written_out_without_end() {
     let message = custom_2(histogram, &[("__name__", "rpc"), ("l", &long[..10_000])], vec![]);
     let translated = classic(&message).unwrap();
     assert_eq!((translated.dropped, translated.series), (vec![1], 0));
+}
+
+#[test]
+fn texts_that_nobody_looked_at_fail_no_request_if_they_are_not_utf_8() {
+    let with = |message: &[u8], text: &[u8; 5]| {
+        let at = message.windows(5).position(|bytes| bytes == text).unwrap();
+        let mut message = message.to_vec();
+        message[at] = 0xff;
+        message
+    };
+    let series = pb1::TimeSeries {
+        samples: vec![corpus::sample(1, 1)],
+        exemplars: vec![corpus::exemplar(&[("trace", "x")], 1.0, 1), corpus::exemplar(&[], 2.0, 2)],
+        ..corpus::series(&[("__name__", "a")])
+    };
+    let lone = pb1::TimeSeries { samples: vec![], ..series.clone() };
+    for timeseries in [vec![series.clone()], vec![lone, pb1::TimeSeries { exemplars: vec![], ..series.clone() }]] {
+        let metadata =
+            vec![pb1::MetricMetadata { metric_family_name: "a".into(), help: "about".into(), ..Default::default() }];
+        let message = pb1::WriteRequest { timeseries, metadata }.encode_to_vec();
+        let message = with(&with(&message, b"trace"), b"about");
+        let translated = new_2(&message).unwrap();
+        let written = plain::of_2(&translated.message).unwrap();
+        assert_eq!(written[0].exemplars, [(2, 2f64.to_bits(), vec![])]);
+        assert_eq!((translated.exemplars, translated.sent.exemplars, &written[0].metadata), (1, 1, &None));
+    }
+    let symbols = ["", "__name__", "a", "about"].map(str::to_owned).into();
+    let metadata = Some(pb2::Metadata { r#type: 1, help_ref: 3, unit_ref: 0 });
+    let samples = vec![pb2::Sample::default()];
+    let timeseries = vec![pb2::TimeSeries { labels_refs: vec![1, 2], samples, metadata, ..Default::default() }];
+    let message = pb2::Request { symbols, timeseries }.encode_to_vec();
+    let translated = new_1(&with(&message, b"about")).unwrap();
+    assert_eq!(plain::of_1(&translated.message).unwrap().0.len(), 1);
+    assert_eq!((translated.metadata, translated.metadata_left_out), (0, 1));
 }
 
 #[test]

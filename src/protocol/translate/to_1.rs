@@ -28,12 +28,17 @@ pub enum CustomBuckets {
 /// can be referred to so often that they would fill any memory. No honest request comes near it.
 const WRITTEN_OUT_MAX: usize = 16 << 20;
 
+/// Of several requests no more than this is written out before the last of them: receivers have limits of 32 MiB. (What one request alone may take is
+/// the walk's to limit.)
+const MERGED_BYTES_MAX: usize = 32 << 20;
+
 /// The chosen entries of 2.0 requests as one request of 1.0.
 ///
 /// `sent` is what the target has been told of metric families so far, `now` tells what is to be told again.
 ///
 /// # Errors
-/// A message is no request of 2.0, or a chosen entry does not exist. The offset is one in that selection's message.
+/// A message is no request of 2.0, a chosen entry does not exist, or several requests together take more than 32 MiB. The offset is one in that
+/// selection's message.
 pub fn to_1(
     selections: &[Selection<'_>],
     custom_buckets: CustomBuckets,
@@ -46,7 +51,9 @@ pub fn to_1(
         now,
         translated: Translated { dropped: vec![0; selections.len()], ..Translated::default() },
         // About what it takes: one label of ten is another one in each series.
-        out: Vec::with_capacity(selections.iter().map(|selection| selection.message.len()).sum::<usize>() * 4),
+        out: Vec::with_capacity(
+            (selections.iter().map(|selection| selection.message.len()).sum::<usize>() * 4).min(MERGED_BYTES_MAX),
+        ),
         metadata: Vec::new(),
         written_out_left: WRITTEN_OUT_MAX,
         labels: WrittenLabels::default(),
@@ -55,6 +62,12 @@ pub fn to_1(
         classic: classic::Scratch::default(),
     };
     for (number, selection) in selections.iter().enumerate() {
+        if writer.out.len() > MERGED_BYTES_MAX {
+            return Err(Malformed {
+                offset: 0,
+                what: "requests that together are too large when they are written out",
+            });
+        }
         let symbols = symbols_2(selection.message, |symbol| symbol)?;
         writer.labels.turn_to_another_table();
         let mut told = None;
@@ -231,8 +244,8 @@ impl Writer<'_> {
         Ok(())
     }
 
-    /// The number of label references must be even; labels go in front. There may be none (`V2-91`); value and timestamp stay what they
-    /// are, also 0 (`V2-90`, `V2-92`).
+    /// Its labels go in front, whatever their place was; there may be none (`V2-91`). One that would make the request too large is left out.
+    /// Value and timestamp stay what they are, also 0 (`V2-90`, `V2-92`).
     fn exemplar(&mut self, mut exemplar: Fields<'_>, symbols: &[&[u8]]) -> Result<(), Malformed> {
         let at = exemplar.offset();
         let (mut bits, mut timestamp) = (0, 0);
@@ -331,7 +344,9 @@ impl Writer<'_> {
         }
         let family = family::of(symbols[*metric as usize], metric_type, is_native);
         let len = family.len() + help.len() + unit.len() + 32;
-        if len > self.written_out_left {
+        // Nobody has looked at these texts yet. Not UTF-8, they could fail the whole request.
+        let are_text = [help, unit].iter().all(|text| std::str::from_utf8(text).is_ok());
+        if len > self.written_out_left || !are_text {
             self.translated.metadata_left_out += 1;
             return Ok(());
         }

@@ -51,11 +51,12 @@ pub fn to_2(selections: &[Selection<'_>], known: &mut KnownMetadata) -> Result<T
     }
     let Writer { mut translated, out, mut table, entry, .. } = writer;
     let mut source = LoneSource::default();
-    let lone_exemplars: u64 = lone.iter().map(|lone| lone.exemplars).sum();
-    let (out, left_out) = exemplars::attach(out, &lone, &mut table, &mut source)?;
-    translated.unknown_fields += entry.exemplar_room.unknown_fields + source.exemplar_room.unknown_fields;
-    translated.exemplars = left_out;
-    translated.sent.exemplars += lone_exemplars - left_out;
+    let all: u64 = translated.sent.exemplars + lone.iter().map(|lone| lone.exemplars).sum::<u64>();
+    let (out, without_host) = exemplars::attach(out, &lone, &mut table, &mut source)?;
+    let rooms = [entry.exemplar_room, source.exemplar_room];
+    translated.exemplars = without_host + rooms.iter().map(|room| room.left_out).sum::<u64>();
+    translated.sent.exemplars = all - translated.exemplars;
+    translated.unknown_fields += rooms.iter().map(|room| room.unknown_fields).sum::<u64>();
     translated.message = table.followed_by(&out);
     Ok(translated)
 }
@@ -109,7 +110,10 @@ impl<'a> Writer<'_, 'a> {
                     _ => {}
                 }
             }
-            self.known.learn(name, Metadata { metric_type, help, unit });
+            // As with exemplars: nobody has looked at them.
+            if [name, help, unit].iter().all(|text| std::str::from_utf8(text).is_ok()) {
+                self.known.learn(name, Metadata { metric_type, help, unit });
+            }
         }
     }
 
@@ -221,16 +225,23 @@ struct ExemplarRoom {
     rest: Vec<u8>,
     /// Fields that were left out, of all exemplars.
     unknown_fields: u64,
+    /// Exemplars that were left out.
+    left_out: u64,
 }
 
-/// Appends a 1.0 exemplar as field 4 of a 2.0 series.
+/// Appends a 1.0 exemplar as field 4 of a 2.0 series. One with labels that are not UTF-8 is left out: nobody looked at those when it was
+/// received, and in a table of symbols they could fail the whole request (`V2-77`).
 fn put_exemplar(
     mut exemplar: Fields<'_>,
     room: &mut ExemplarRoom,
     table: &mut SymbolTable,
     to: &mut Vec<u8>,
 ) -> Result<(), Malformed> {
-    let ExemplarRoom { references, rest, unknown_fields } = room;
+    if !has_text_labels(exemplar)? {
+        room.left_out += 1;
+        return Ok(());
+    }
+    let ExemplarRoom { references, rest, unknown_fields, .. } = room;
     rest.clear();
     references.clear();
     while let Some(field) = next_field(&mut exemplar)? {
@@ -248,6 +259,21 @@ fn put_exemplar(
     }
     put_labels_and_rest(to, 4, references, rest);
     Ok(())
+}
+
+fn has_text_labels(mut exemplar: Fields<'_>) -> Result<bool, Malformed> {
+    if exemplar.rest().is_ascii() {
+        return Ok(true);
+    }
+    while let Some((number, value)) = exemplar.next_field()? {
+        if let (1, Value::Bytes(label)) = (number, value) {
+            let (name, value) = label_1(label.rest(), label.offset())?;
+            if std::str::from_utf8(name).is_err() || std::str::from_utf8(value).is_err() {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(true)
 }
 
 /// The labels of one series after the other: most are the same as in the one before, at the same place.

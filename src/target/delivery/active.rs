@@ -15,6 +15,8 @@ use crate::wal::record::Kind;
 pub(super) struct Active {
     pub lane: Lane,
     pub batch: Batch,
+    /// The record whose protocol and headers the others have, or of which nothing is left: those go with any.
+    lead: Arc<Outgoing>,
     pub kind: Kind,
     /// A number that is equal for equal forwarded headers; 0 for none.
     pub headers: u64,
@@ -59,11 +61,13 @@ pub(super) struct Refusals {
 
 impl Active {
     pub fn new(lane: Lane, records: Vec<Arc<Outgoing>>, is_possibly_delivered: bool) -> Active {
-        let first = records.first().expect("a batch has a record");
+        let lead = records.iter().find(|record| !record.is_empty()).or(records.first());
+        let lead = lead.expect("a batch has a record").clone();
         Active {
             lane,
-            kind: first.header.kind,
-            headers: headers_of(first),
+            kind: lead.header.kind,
+            headers: headers_of(&lead),
+            lead,
             batch: Batch::new(records, is_possibly_delivered),
             series: None,
             waits_for: BTreeSet::new(),
@@ -76,6 +80,13 @@ impl Active {
             refusals: Refusals::default(),
             last_failed: None,
         }
+    }
+}
+
+impl Active {
+    /// Headers that came with the data.
+    pub fn forwarded(&self) -> &Vec<(String, Vec<u8>)> {
+        &self.lead.meta.forwarded
     }
 }
 

@@ -146,7 +146,7 @@ impl Delivery {
         if headers != 0 {
             self.culprits.accepted_headers(headers);
         }
-        let forwarded = &active.batch.record(0).meta.forwarded;
+        let forwarded = active.forwarded();
         if self.taken_forwarded.as_ref() != Some(forwarded) {
             self.taken_forwarded = Some(forwarded.clone());
         }

@@ -432,11 +432,12 @@ impl Delivery {
             May::Now => {}
             other => return Err(other),
         }
+        if self.must_ask_for_protocol(id, now) {
+            return self.ask_for_protocol(id, now).ok_or(May::AfterAnswer);
+        }
         let protocol = match self.protocol_for(protocol_of(self.batches[&id].kind), now) {
             Choice::Send(protocol) => protocol,
-            // Who does not take empty requests at all shows by his answer to data whether he takes 2.0.
-            Choice::Ask if self.batches[&id].was_asked_for_protocol => Protocol::V2,
-            Choice::Ask => return self.ask_for_protocol(id, now).ok_or(May::AfterAnswer),
+            Choice::Ask => Protocol::V2,
         };
         self.set_aside(id, contents);
         if self.is_behind_poison(id, contents) {
@@ -474,7 +475,7 @@ impl Delivery {
         }
         let piece = active.batch.front().expect("something is left");
         let parts = parts_of(&active.batch, &piece.parts);
-        let forwarded = active.batch.record(0).meta.forwarded.clone();
+        let forwarded = active.forwarded().clone();
         self.last_kind = active.kind;
         if self.last_forwarded != forwarded {
             self.last_forwarded.clone_from(&forwarded);
@@ -493,9 +494,16 @@ impl Delivery {
         Ok(Next::Start(Box::new(Attempt { id: attempt, kind, protocol, is_confirmed, forwarded, parts, samples })))
     }
 
+    /// Whether it is to be asked whether the target takes 2.0 before a batch is sent. (Who does not take empty requests at all shows it by his answer
+    /// to data.)
+    pub(super) fn must_ask_for_protocol(&self, id: BatchId, now: Instant) -> bool {
+        let active = &self.batches[&id];
+        self.protocol_for(protocol_of(active.kind), now) == Choice::Ask && !active.was_asked_for_protocol
+    }
+
     /// Asks whether the target takes 2.0, with the headers of the batch that would be sent next: its failure is that batch's. `None` while that is
     /// being asked already.
-    fn ask_for_protocol(&mut self, id: BatchId, now: Instant) -> Option<Next> {
+    pub(super) fn ask_for_protocol(&mut self, id: BatchId, now: Instant) -> Option<Next> {
         if self.flights.values().any(|flight| matches!(flight.what, What::Protocol { .. })) {
             return None;
         }
@@ -508,7 +516,7 @@ impl Delivery {
         }
         let active = self.batches.get_mut(&id).expect("it was looked at");
         active.flight = Some(attempt);
-        let (kind, forwarded) = (active.kind, active.batch.record(0).meta.forwarded.clone());
+        let (kind, forwarded) = (active.kind, active.forwarded().clone());
         let what = What::Protocol { batch: id };
         let (started, samples) = (now, Samples::default());
         self.flights.insert(attempt, Flight { what, ticket, started, samples, bytes: 0, protocol });
@@ -538,7 +546,7 @@ impl Delivery {
             // Whose data fails alone with its headers, his empty request does too: others' headers show whether the target takes anything.
             let forwarded = match &self.taken_forwarded {
                 Some(taken) if active.is_isolated && active.headers != 0 => taken,
-                _ => &active.batch.record(0).meta.forwarded,
+                _ => active.forwarded(),
             };
             self.last_forwarded.clone_from(forwarded);
         }

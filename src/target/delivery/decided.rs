@@ -115,10 +115,10 @@ impl Delivery {
     pub fn abandon(&mut self, id: AttemptId, now: Instant) {
         let Some(flight) = self.flights.remove(&id) else { return };
         self.pace.abandon(now, flight.ticket);
-        if let What::Piece { batch, .. } = flight.what
-            && let Some(active) = self.batches.get_mut(&batch)
-        {
-            active.flight = None;
+        let (What::Piece { batch, .. } | What::Protocol { batch }) = flight.what else { return };
+        let Some(active) = self.batches.get_mut(&batch) else { return };
+        active.flight = None;
+        if matches!(flight.what, What::Piece { .. }) {
             active.batch.was_possibly_delivered = true;
             if let Some(piece) = active.batch.front_mut() {
                 piece.is_possibly_delivered = true;

@@ -49,6 +49,10 @@ impl Delivery {
             May::Now => {}
             other => return Err(other),
         }
+        // An answer to that is as good as one to a question.
+        if self.must_ask_for_protocol(about, now) {
+            return self.ask_for_protocol(about, now).ok_or(May::AfterAnswer);
+        }
         let active = self.batches.get_mut(&about).expect("it is in doubt");
         let cannot_single_out =
             active.headers != 0 || !active.batch.single_out(contents, |n| (random * n as f64) as usize);

@@ -130,3 +130,33 @@ fn what_rules_leave_nothing_of_is_settled_without_a_request_and_in_its_turn() {
     assert_eq!((world.savepoint.ledger.filtered, world.savepoint.ledger.delivered), (270 * 5, 30));
     assert!(world.sent_in[0] < 60, "{:?}", world.sent_in);
 }
+
+#[test]
+fn a_pause_while_the_target_is_asked_what_it_takes_stops_nothing() {
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, minutes(3).into_iter().map(of_2).collect()) };
+    setup.manners.latency = (50, 50);
+    let mut world = World::new(setup);
+    assert!(world.step());
+    assert_eq!(world.protocol_questions, 1);
+    for id in world.in_flight.keys().copied().collect::<Vec<_>>() {
+        world.delivery.abandon(id, world.now);
+        world.in_flight.clear();
+        world.due.clear();
+    }
+    world.delivery.pause(true, world.now);
+    world.run();
+    assert_eq!(world.savepoint.ledger.delivered, 3);
+}
+
+#[test]
+fn the_question_what_a_target_takes_is_no_piece_of_a_batch_that_fails_alone() {
+    // What it is known not to take is forgotten while a batch of poison is in doubt, the only one there is.
+    every_seed(40, |seed| {
+        let mut log = vec![of_2(Fake::of([1, 2]))];
+        log.push(of_2(Fake::of([1, 2, 777])).at(seconds(3560 + seed)));
+        let mut setup = Setup { learned: learned(), ..Setup::new(seed, log) };
+        setup.manners.lacks = Some((Protocol::V2, seconds(3500)));
+        setup.manners.poison = [777].into();
+        World::new(setup).run();
+    });
+}
