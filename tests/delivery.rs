@@ -159,15 +159,21 @@ async fn answers_that_say_nothing_about_the_data_hold_the_target_and_lose_nothin
 }
 
 #[tokio::test]
-async fn a_target_that_does_not_take_2_0_is_held_whatever_it_answers() {
-    for status in [204, 400, 415] {
+async fn a_target_that_takes_no_protocol_that_it_may_be_sent_is_held() {
+    let held = async |status, protocol, lines: &[&str]| {
         let sink = Sink::start().await;
         sink.script(move |_| Answer::status(status).storing(false).without_written());
-        let relay = relay_to(&sink, FAST).await;
-        send(&relay, Protocol::V2, 1).await;
+        let relay = relay_to(&sink, &[FAST, lines].concat()).await;
+        send(&relay, protocol, 1).await;
         let target = in_state(&relay, "held").await;
-        assert!(target["reason"].as_str().unwrap().contains("does not take 2.0"), "V2-37: {target}");
+        assert!(target["reason"].as_str().unwrap().contains("does not take"), "V2-37: {target}");
         assert_eq!(target["samples"]["pending"], 1);
+    };
+    for status in [204, 400, 415] {
+        held(status, Protocol::V2, &["protocol = \"2.0\""]).await;
+    }
+    for protocol in Protocol::ALL {
+        held(415, protocol, &[]).await;
     }
 }
 
