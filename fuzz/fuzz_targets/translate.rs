@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     let Rebuilt { message, exemplars_left_out } = rebuild(protocol, &whole).unwrap();
     let rebuilt = stored(protocol, &message).expect("as good as what it was made of");
     assert_eq!((rebuilt.samples, rebuilt.histograms), (before.samples, before.histograms));
-    assert_eq!(u64::from(rebuilt.exemplars) + exemplars_left_out, before.exemplars.into());
+    assert_eq!(u64::from(rebuilt.exemplars) + exemplars_left_out, u64::from(before.exemplars));
     assert!(rebuilt.timestamp_min == before.timestamp_min && rebuilt.timestamp_max == before.timestamp_max);
 
     let to = if protocol == Protocol::V1 { Protocol::V2 } else { Protocol::V1 };
@@ -74,11 +74,14 @@ fn stored(protocol: Protocol, message: &[u8]) -> Option<Summary> {
 fn accounted(to: Protocol, before: &Summary, translated: &Translated) -> Summary {
     let after = stored(to, &translated.message).expect("what is written may be stored");
     assert_eq!(after.samples, before.samples);
-    assert_eq!(u64::from(after.histograms) + translated.dropped[0], before.histograms.into());
-    assert_eq!(u64::from(after.exemplars) + translated.exemplars, before.exemplars.into());
+    assert_eq!(u64::from(after.histograms) + translated.dropped[0], u64::from(before.histograms));
+    assert_eq!(u64::from(after.exemplars) + translated.exemplars, u64::from(before.exemplars));
     let sent = translated.sent;
-    assert_eq!([sent.samples, sent.histograms, sent.exemplars], [after.samples, after.histograms, after.exemplars].map(u64::from));
-    assert_eq!((translated.series, translated.metadata), (after.series.into(), after.metadata.into()));
+    assert_eq!(
+        [sent.samples, sent.histograms, sent.exemplars],
+        [after.samples, after.histograms, after.exemplars].map(u64::from)
+    );
+    assert_eq!((translated.series, translated.metadata), (u64::from(after.series), u64::from(after.metadata)));
     assert_eq!(translated.is_empty(), after.series == 0 && after.metadata == 0);
     after
 }
