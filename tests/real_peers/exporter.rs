@@ -1,4 +1,5 @@
-//! Something to scrape: a counter of its own scrapes, values at the edges of `f64`, and a series that comes and goes.
+//! Something to scrape: a counter of its own scrapes, values at the edges of `f64`, and a series that comes and goes; or
+//! everything that there is ([`exposition`](crate::exposition)).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -6,11 +7,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::header::{CONNECTION, CONTENT_TYPE};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::http::header::{ACCEPT, CONNECTION, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
+
+use crate::exposition::{self, Page};
 
 /// An exporter on 127.0.0.1, inside the test.
 pub struct Exporter {
@@ -26,16 +30,26 @@ struct Exposed {
 }
 
 impl Exporter {
+    /// One with a page of text.
     pub async fn start() -> Exporter {
+        Exporter::serve(get(expose)).await
+    }
+
+    /// One with everything, for scrapers that take protobuf.
+    pub async fn start_with_everything() -> Exporter {
+        Exporter::serve(get(expose_everything)).await
+    }
+
+    async fn serve(page: MethodRouter<Arc<Exposed>>) -> Exporter {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("127.0.0.1 has a free port");
         let address = listener.local_addr().expect("a listener has an address").to_string();
         let state = Arc::new(Exposed::default());
-        let router = Router::new().route("/metrics", get(expose)).with_state(Arc::clone(&state));
+        let router = Router::new().route("/metrics", page).with_state(Arc::clone(&state));
         let server = tokio::spawn(async { axum::serve(listener, router).await.expect("axum serves for ever") });
         Exporter { address, state, server }
     }
 
-    /// Takes the series `exporter_flickering` away, or brings it back. Prometheus marks it stale while it is away.
+    /// Takes the series `exporter_flickering`, or of everything `everything_flickering_seconds`, away, or brings it back. Prometheus marks it stale while it is away.
     pub fn hide_flickering(&self, hidden: bool) {
         self.state.flickering_hidden.store(hidden, Ordering::Relaxed);
     }
@@ -58,6 +72,19 @@ impl Exporter {
         self.server.abort();
         self.scrapes()
     }
+}
+
+async fn expose_everything(State(exposed): State<Arc<Exposed>>, headers: HeaderMap) -> Response {
+    let accept = headers.get(ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
+    if !accept.contains(exposition::ACCEPTED) {
+        return StatusCode::NOT_ACCEPTABLE.into_response();
+    }
+    let page = Page {
+        scrape: exposed.scrapes.fetch_add(1, Ordering::Relaxed) + 1,
+        has_any_name: accept.contains(exposition::ANY_NAME),
+        hides_flickering: exposed.flickering_hidden.load(Ordering::Relaxed),
+    };
+    ([(CONTENT_TYPE, exposition::CONTENT_TYPE), (CONNECTION, "close")], page.encode()).into_response()
 }
 
 async fn expose(State(exposed): State<Arc<Exposed>>) -> impl IntoResponse {

@@ -7,7 +7,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::exporter::Exporter;
 use crate::process::eventually;
-use crate::prometheus::{Receiver, RemoteWrite, Source};
+use crate::prometheus::{Kind, Receiver, RemoteWrite, Source};
 use crate::proxy::Proxy;
 use crate::relay::{Relay, Target};
 use crate::rig::{directory, outage};
@@ -32,7 +32,7 @@ async fn a_pair_with_equal_labels_and_a_duplicate_series_cost_little() {
         let proxy = Proxy::start_from(Some(address.parse().expect("it is one")), relay.port()).await;
         let directory = directory.path().join(name);
         std::fs::create_dir(&directory).expect("the directory can be written");
-        let source = Source::start(&directory, RemoteWrite::V1, &proxy.write_url(), &["exporter"]).await;
+        let source = Source::start(&directory, Kind::plain(RemoteWrite::V1), &[proxy.write_url()], &["exporter"]).await;
         source.scrape("exporter", &exporter.address);
         sources.push(source);
     }

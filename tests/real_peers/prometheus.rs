@@ -2,24 +2,20 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::exemplars::{Exemplars, query_exemplars};
+use crate::metadata::{Metadata, scraped_metadata};
 use crate::process::{Process, eventually, free_port, http, peer};
 use crate::remote_read::remote_read;
 use crate::samples::{Holdings, Keeps};
 
 /// The version of remote write that a source sends, or the only one that a target takes.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy)]
 pub enum RemoteWrite {
     V1,
     V2,
 }
 
 impl RemoteWrite {
-    /// Whether native histograms are sent along. With 2.0 alone: VictoriaMetrics, which stores them as series of its own,
-    /// could not be compared.
-    fn has_histograms(self) -> bool {
-        self == RemoteWrite::V2
-    }
-
     /// The name of its message, as Prometheus' configuration and flags have it.
     fn message(self) -> &'static str {
         match self {
@@ -29,8 +25,10 @@ impl RemoteWrite {
     }
 }
 
-/// Without it Prometheus neither scrapes native histograms nor takes any.
-const NATIVE_HISTOGRAMS: &str = "--enable-feature=native-histograms";
+/// Without the first Prometheus neither scrapes native histograms nor takes any, without the second it keeps no exemplars.
+const FEATURES: &str = "--enable-feature=native-histograms,exemplar-storage";
+/// And without this one it knows the metadata of no series when it sends 2.0.
+const METADATA: &str = "--enable-feature=metadata-wal-records";
 
 /// A Prometheus that receives.
 pub struct Receiver {
@@ -71,10 +69,11 @@ impl Receiver {
         std::fs::write(&config, text).expect("the directory can be written");
         let flags = [
             "--web.enable-remote-write-receiver".to_owned(),
-            NATIVE_HISTOGRAMS.to_owned(),
+            FEATURES.to_owned(),
             format!("--web.remote-write-receiver.accepted-protobuf-messages={}", accepted.message()),
         ];
-        let mut receiver = Receiver { port, process: prometheus(name, directory, &config, port, flags) };
+        let mut receiver =
+            Receiver { port, process: prometheus("PEER_PROMETHEUS", name, directory, &config, port, flags) };
         receiver.ready().await;
         receiver
     }
@@ -117,6 +116,19 @@ impl Receiver {
         Ok(time as i64)
     }
 
+    /// Waits until it holds exactly these exemplars.
+    pub async fn holds_exemplars(&self, expected: &Exemplars) {
+        self.holds_exemplars_but(0, expected).await;
+    }
+
+    /// Waits until it holds these exemplars, all but so many at most, and no others.
+    pub async fn holds_exemplars_but(&self, left_out: u64, expected: &Exemplars) {
+        eventually("Prometheus holds the source's exemplars", || async {
+            expected.compare(&query_exemplars(self.port).await?, left_out)
+        })
+        .await;
+    }
+
     /// Waits until it holds exactly what `expected` says.
     pub async fn holds(&self, expected: &Holdings) {
         eventually("Prometheus holds what the source holds", || async {
@@ -126,9 +138,125 @@ impl Receiver {
     }
 }
 
-/// A Prometheus that scrapes itself and others every second, and sends all of it to one URL.
+/// What kind of Prometheus a source is, and what it sends.
+#[derive(Clone, Copy)]
+pub struct Kind {
+    send: RemoteWrite,
+    pub is_old: bool,
+    is_agent: bool,
+    /// Exemplars, native histograms and metadata along with floats.
+    sends_everything: bool,
+    /// Says every second what its metrics are, not once a minute (1.0).
+    tells_often: bool,
+    /// Makes native histograms with custom buckets of what has buckets of old, instead of series with floats.
+    pub makes_custom_buckets: bool,
+}
+
+impl Kind {
+    /// A server that sends floats. VictoriaMetrics stores native histograms as series of its own, and could not be compared.
+    pub const fn plain(send: RemoteWrite) -> Kind {
+        Kind {
+            send,
+            is_old: false,
+            is_agent: false,
+            sends_everything: false,
+            tells_often: false,
+            makes_custom_buckets: false,
+        }
+    }
+
+    /// A server that sends all that it knows and that its protocol can say.
+    pub const fn server(send: RemoteWrite) -> Kind {
+        let makes_custom_buckets = matches!(send, RemoteWrite::V2);
+        Kind { sends_everything: true, makes_custom_buckets, ..Kind::plain(send).telling_often() }
+    }
+
+    pub const fn telling_often(self) -> Kind {
+        Kind { tells_often: true, ..self }
+    }
+
+    pub const fn with_custom_buckets(self) -> Kind {
+        Kind { makes_custom_buckets: true, ..self }
+    }
+
+    /// An agent that sends all that it knows; it can be asked for nothing.
+    pub const fn agent(send: RemoteWrite) -> Kind {
+        Kind { is_agent: true, ..Kind::server(send) }
+    }
+
+    /// A server of 2.42 (2023) that sends all that it knows; remote write 2.0 it does not.
+    pub const fn old() -> Kind {
+        Kind { is_old: true, ..Kind::server(RemoteWrite::V1) }
+    }
+
+    /// Whether it cannot be asked for all it has: an agent for nothing, 2.42 not for native histograms.
+    pub fn is_mute(self) -> bool {
+        self.is_agent || self.is_old
+    }
+
+    /// The version of remote write that it sends.
+    pub fn sends(self) -> RemoteWrite {
+        self.send
+    }
+
+    fn start(self, directory: &Path, config: &Path, port: u16) -> Process {
+        let variable = if self.is_old { "PEER_OLD_PROMETHEUS" } else { "PEER_PROMETHEUS" };
+        let mut flags = Vec::new();
+        if self.sends_everything {
+            flags.push(FEATURES.to_owned());
+            if !self.is_old {
+                flags.push(METADATA.to_owned());
+            }
+        }
+        if self.is_agent {
+            flags.push("--agent".to_owned());
+        }
+        prometheus(variable, "source", directory, config, port, flags)
+    }
+
+    /// Scrape targets are in files: when a target vanishes from its file, Prometheus ends its series with stale markers. When
+    /// a whole job vanishes from the configuration, it does not (observed with 3.5.3).
+    fn config(self, write_urls: &[String], jobs: &[&str]) -> String {
+        let mut config = "global: {scrape_interval: 1s, scrape_timeout: 1s}\nremote_write:\n".to_owned();
+        for url in write_urls {
+            config += &format!(
+                "- url: {url}\n  \
+                   send_native_histograms: {}\n  \
+                   send_exemplars: {}\n  \
+                   metadata_config: {{send_interval: {}}}\n  \
+                   queue_config: {{batch_send_deadline: 500ms}}\n",
+                self.sends_everything,
+                self.sends_everything,
+                if self.tells_often { "1s" } else { "1m" },
+            );
+            if !self.is_old {
+                config += &format!("  protobuf_message: {}\n", self.send.message());
+            }
+        }
+        config += "scrape_configs:\n";
+        for job in jobs {
+            config += &format!(
+                "- job_name: {job}\n  \
+                   file_sd_configs: [{{files: [{}], refresh_interval: 1s}}]\n",
+                addresses_file(job)
+            );
+            if self.makes_custom_buckets {
+                config += "  convert_classic_histograms_to_nhcb: true\n";
+            }
+        }
+        config
+    }
+}
+
+impl From<RemoteWrite> for Kind {
+    fn from(send: RemoteWrite) -> Kind {
+        Kind::plain(send)
+    }
+}
+
+/// A Prometheus that scrapes itself and others every second, and sends all of it to one URL or more.
 pub struct Source {
-    port: u16,
+    pub port: u16,
     directory: PathBuf,
     jobs: Vec<&'static str>,
     _process: Process,
@@ -136,18 +264,17 @@ pub struct Source {
 
 impl Source {
     /// Starts one with these jobs, and one more in which it scrapes itself.
-    pub async fn start(directory: &Path, send: RemoteWrite, write_url: &str, jobs: &[&'static str]) -> Source {
+    pub async fn start(directory: &Path, kind: Kind, write_urls: &[String], jobs: &[&'static str]) -> Source {
         let itself = "itself";
         let jobs = [&[itself], jobs].concat();
         let config = directory.join("source.yml");
-        std::fs::write(&config, source_config(send, write_url, &jobs)).expect("the directory can be written");
+        std::fs::write(&config, kind.config(write_urls, &jobs)).expect("the directory can be written");
         for job in &jobs {
             write_addresses(directory, job, &[]);
         }
 
         let port = free_port();
-        let flags = send.has_histograms().then(|| NATIVE_HISTOGRAMS.to_owned());
-        let mut process = prometheus("source", directory, &config, port, flags);
+        let mut process = kind.start(directory, &config, port);
         process.answers(&format!("http://127.0.0.1:{port}/-/ready")).await;
         let source = Source { port, directory: directory.to_owned(), jobs, _process: process };
         source.scrape(itself, &source.address());
@@ -164,42 +291,28 @@ impl Source {
         write_addresses(&self.directory, job, &[address]);
     }
 
+    /// The metadata of all that it scrapes now.
+    pub async fn metadata(&self) -> Metadata {
+        scraped_metadata(self.port).await
+    }
+
     /// Takes all its scrape targets away, waits until each series has ended in a stale marker, and returns all it holds.
     pub async fn silence(&self) -> Holdings {
+        self.silence_as_seen_at(self.port).await
+    }
+
+    /// The same of a source that cannot be asked: what the Prometheus on 127.0.0.1:`port` holds, to which it sends, too.
+    pub async fn silence_as_seen_at(&self, port: u16) -> Holdings {
         for job in &self.jobs {
             write_addresses(&self.directory, job, &[]);
         }
         eventually("the source is silent", || async {
-            let holdings = remote_read(self.port).await?;
+            let holdings = remote_read(port).await?;
             let unended = holdings.unended_count();
             if unended == 0 { Ok(holdings) } else { Err(format!("{unended} series have not ended")) }
         })
         .await
     }
-}
-
-/// Scrape targets are in files: when a target vanishes from its file, Prometheus ends its series with stale markers. When
-/// a whole job vanishes from the configuration, it does not (observed with 3.5.3).
-fn source_config(send: RemoteWrite, write_url: &str, jobs: &[&str]) -> String {
-    let mut config = format!(
-        "global: {{scrape_interval: 1s, scrape_timeout: 1s}}\n\
-         remote_write:\n\
-         - url: {write_url}\n  \
-           protobuf_message: {}\n  \
-           send_native_histograms: {}\n  \
-           queue_config: {{batch_send_deadline: 500ms}}\n\
-         scrape_configs:\n",
-        send.message(),
-        send.has_histograms(),
-    );
-    for job in jobs {
-        config += &format!(
-            "- job_name: {job}\n  \
-               file_sd_configs: [{{files: [{}], refresh_interval: 1s}}]\n",
-            addresses_file(job)
-        );
-    }
-    config
 }
 
 /// Replaced by a rename: Prometheus watches the file and must not read half of it.
@@ -214,24 +327,28 @@ fn addresses_file(job: &str) -> String {
     format!("{job}.addresses.json")
 }
 
+/// The binary that `variable` names, as a process called `name`.
 fn prometheus(
+    variable: &str,
     name: &str,
     directory: &Path,
     config: &Path,
     port: u16,
     flags: impl IntoIterator<Item = String>,
 ) -> Process {
-    let common = [
+    let mut arguments: Vec<String> = flags.into_iter().collect();
+    let storage = if arguments.iter().any(|flag| flag == "--agent") { "agent" } else { "tsdb" };
+    arguments.extend([
         format!("--config.file={}", config.display()),
-        format!("--storage.tsdb.path={}", directory.join(name).display()),
+        format!("--storage.{storage}.path={}", directory.join(name).display()),
         format!("--web.listen-address=127.0.0.1:{port}"),
-    ];
-    Process::start(name, directory, &peer("PEER_PROMETHEUS"), common.into_iter().chain(flags).collect())
+    ]);
+    Process::start(name, directory, &peer(variable), arguments)
 }
 
 /// Waits until a Prometheus with this configuration runs, and ends it before it has scraped or sent anything.
 pub async fn loads(name: &str, directory: &Path, config: &Path) {
     let port = free_port();
-    let mut process = prometheus(name, directory, config, port, []);
+    let mut process = prometheus("PEER_PROMETHEUS", name, directory, config, port, []);
     process.answers(&format!("http://127.0.0.1:{port}/-/ready")).await;
 }

@@ -109,6 +109,19 @@ impl Relay {
         self.target_becomes(name, "caught up", |target| target.state == "caught_up").await;
     }
 
+    /// How many requests it answered with this status.
+    pub async fn answered(&self, code: &str) -> u64 {
+        let counts = ledger::parse(&self.metrics().await);
+        let of_code =
+            |line: &&ledger::Metric| line.name == "promrelay_receive_requests_total" && line.labels["code"] == code;
+        counts.iter().filter(of_code).map(|line| line.value as u64).sum()
+    }
+
+    async fn metrics(&self) -> String {
+        let url = format!("http://127.0.0.1:{}/metrics", self.port);
+        http().get(url).send().await.expect("the relay answers").text().await.expect("metrics are text")
+    }
+
     /// How many samples the target `name` refused, by reason; without reasons for which it refused none.
     pub async fn refused(&self, name: &str) -> BTreeMap<String, u64> {
         self.counted("promrelay_target_refused_samples_total", name, "reason").await
@@ -119,10 +132,14 @@ impl Relay {
         self.counted("promrelay_target_requests_total", name, "code").await
     }
 
+    /// What had no place in the protocol of the target `name`, and how often.
+    pub async fn untranslated(&self, name: &str) -> BTreeMap<String, u64> {
+        self.counted("promrelay_target_untranslated_total", name, "what").await
+    }
+
     /// The counts of a target in `/metrics` that are not zero, by the value of a label. The ledger there must add up, too.
     async fn counted(&self, metric: &str, target: &str, by: &str) -> BTreeMap<String, u64> {
-        let url = format!("http://127.0.0.1:{}/metrics", self.port);
-        let text = http().get(url).send().await.expect("the relay answers").text().await.expect("metrics are text");
+        let text = self.metrics().await;
         ledger::of_metrics(&text);
         ledger::parse(&text)
             .into_iter()

@@ -50,7 +50,7 @@ impl Histogram {
     fn into_value(mut self) -> (i64, Value) {
         let timestamp = std::mem::take(&mut self.timestamp);
         self.reset_hint = 0;
-        (timestamp, Value::Histogram { sum: self.sum, encoded: self.encode_to_vec() })
+        (timestamp, Value::Histogram { sum: self.sum, schema: self.schema, encoded: self.encode_to_vec() })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use crate::exporter::Exporter;
-use crate::prometheus::{RemoteWrite, Source};
+use crate::prometheus::{Kind, Source};
 use crate::relay::{Relay, Target};
 use crate::samples::Holdings;
 
@@ -32,10 +32,10 @@ pub struct Rig {
 
 impl Rig {
     /// Starts a relay with these targets and a source that sends to it, and waits until scrapes come in.
-    pub async fn start(directory: &TempDir, send: RemoteWrite, targets: &[Target]) -> Rig {
+    pub async fn start(directory: &TempDir, kind: impl Into<Kind>, targets: &[Target]) -> Rig {
         let relay = Relay::start(directory.path(), targets).await;
         let exporter = Exporter::start().await;
-        let source = Source::start(directory.path(), send, &relay.write_url(), &["exporter", "leaving"]).await;
+        let source = Source::start(directory.path(), kind.into(), &[relay.write_url()], &["exporter", "leaving"]).await;
         source.scrape("exporter", &exporter.address);
         exporter.scraped(3).await;
         Rig { source, exporter, relay }

@@ -3,11 +3,14 @@
 //! Query languages hide stale markers, so what Prometheus holds is read through remote read and what VictoriaMetrics holds
 //! through its export.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 /// The bits of the NaN that says "this series has ended here".
 const STALE_MARKER: u64 = 0x7ff0_0000_0000_0002;
+
+/// The schema of native histograms whose buckets have bounds that somebody chose.
+pub const CUSTOM_BUCKETS: i32 = -53;
 
 /// A series' labels, its name among them.
 pub type Labels = BTreeMap<String, String>;
@@ -23,7 +26,7 @@ pub enum Value {
     Float(u64),
     /// A native histogram, encoded, without its timestamp and its reset hint (which is the server's own opinion). If it is a
     /// stale marker, it is one by its sum.
-    Histogram { sum: u64, encoded: Vec<u8> },
+    Histogram { sum: u64, schema: i32, encoded: Vec<u8> },
 }
 
 impl Value {
@@ -101,8 +104,24 @@ impl Holdings {
         self.0.values().map(|samples| samples.len() as u64).sum()
     }
 
-    pub fn histogram_count(&self) -> usize {
-        self.0.values().flatten().filter(|(_, value)| matches!(value, Value::Histogram { .. })).count()
+    /// The schemas of its native histograms, without stale markers: they have none.
+    pub fn schemas(&self) -> BTreeSet<i32> {
+        let values = self.0.values().flatten().filter(|(_, value)| !value.is_stale_marker());
+        let schema = |value: &Value| match value {
+            Value::Histogram { schema, .. } => Some(*schema),
+            Value::Float(_) => None,
+        };
+        values.filter_map(|(_, value)| schema(value)).collect()
+    }
+
+    /// Without histograms of this schema. Stale markers stay: they have none.
+    pub fn without_schema(&self, schema: i32) -> Holdings {
+        let is_other = |(_, value): &&(i64, Value)| {
+            value.is_stale_marker() || !matches!(value, Value::Histogram { schema: found, .. } if *found == schema)
+        };
+        let series = self.0.iter();
+        let left = series.map(|(labels, samples)| (labels.clone(), samples.iter().filter(is_other).cloned().collect()));
+        left.filter(|(_, samples): &(Labels, Vec<_>)| !samples.is_empty()).collect()
     }
 
     /// The values of each series whose name is `name`.

@@ -1,9 +1,11 @@
 //! VictoriaMetrics as a target, and its agent as a source.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
 
+use crate::metadata::{Family, Metadata};
 use crate::process::{Process, eventually, free_port, http, peer};
 use crate::samples::{Holdings, Keeps, Labels, Value};
 
@@ -53,6 +55,26 @@ impl VictoriaMetrics {
         .await;
     }
 
+    /// Waits until it knows just these families, from what it was told of them.
+    pub async fn knows(&self, expected: &Metadata) {
+        eventually("VictoriaMetrics knows what the metrics are", || async {
+            let url = format!("http://127.0.0.1:{}/api/v1/metadata", self.port);
+            let answer = http().get(url).send().await.map_err(|error| error.to_string())?;
+            let answer: Known = answer.json().await.map_err(|error| error.to_string())?;
+            // It writes one kind in two words.
+            let family = |family: Family| Family { kind: family.kind.replace(' ', ""), ..family };
+            let found: Metadata = answer.data.into_iter().map(|(name, [found])| (name, family(found))).collect();
+            let differs = |(name, family): &(&String, &Family)| found.get(*name) != Some(family);
+            let missing: Vec<_> = expected.iter().filter(differs).collect();
+            if missing.is_empty() && found.len() == expected.len() {
+                return Ok(());
+            }
+            let more: Vec<_> = found.keys().filter(|name| !expected.contains_key(*name)).collect();
+            Err(format!("missing or different: {missing:?}, too much: {more:?}"))
+        })
+        .await;
+    }
+
     /// All that it holds.
     pub async fn holdings(&self) -> Result<Holdings, String> {
         // A block of a series in each line; with `reduce_mem_usage` they come as stored, without deduplication.
@@ -72,6 +94,12 @@ impl VictoriaMetrics {
         });
         Ok(blocks.collect())
     }
+}
+
+#[derive(Deserialize)]
+struct Known {
+    /// By name; there is only one server whose metrics it was told of.
+    data: BTreeMap<String, [Family; 1]>,
 }
 
 #[derive(Deserialize)]
