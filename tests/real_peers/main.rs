@@ -51,3 +51,4 @@ mod refusals;
 mod relabeling;
 mod same_samples;
 mod savepoints;
+mod translated;
