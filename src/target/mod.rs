@@ -235,6 +235,10 @@ impl Target {
             self.book();
             self.show();
             let wake = wake.expect("one was there from the beginning");
+            if wake <= Instant::now() {
+                // Requests in flight are of this thread, too.
+                tokio::task::yield_now().await;
+            }
             let wants_records = self.waits_for_records();
             let happened = tokio::select! {
                 // An answer that is there counts.
@@ -401,7 +405,13 @@ impl Target {
             let wall_ms = self.look_at_clock(now);
             self.delivery.newest_sample_is(self.reading.newest().sample_ms);
             match self.delivery.next(now, wall_ms, &Stored, fastrand::f64()) {
-                Next::Start(attempt) => self.start(*attempt),
+                Next::Start(attempt) => {
+                    self.start(*attempt);
+                    if self.delivery.has_completed() {
+                        // Nothing was left to be sent of it. There may be much more of that: it is booked, and others are heard in between.
+                        return Some(Instant::now());
+                    }
+                }
                 // What expired has made room for the next to be read.
                 Next::Wait(_) if self.delivery.has_completed() => return Some(Instant::now()),
                 Next::Wait(until) => return until.map(Instant::from_std).into_iter().chain(read_again).min(),
@@ -491,7 +501,7 @@ impl Target {
             self.requests.forget_metadata();
         }
         if id == PARCEL {
-            self.parcel_ended(&outcome, &said);
+            self.parcel_ended(sent, &outcome, &said);
             return;
         }
         if matches!(outcome, Outcome::Retry { .. } | Outcome::Hold(_) | Outcome::WrongProtocol(_)) {

@@ -5,7 +5,7 @@
 //! | 2xx | accepted; on 2.0 a shortfall in the `*-Written` headers is refused |
 //! | 2xx with `Content-Type: text/html` | hold: a captive portal or a login page has not stored anything |
 //! | 415 | wrong protocol: the target does not take this one (`V2-42`) |
-//! | 2xx to 2.0 without any `*-Written`; 400, 409, 422 as well, as long as nothing has shown that the target takes 2.0 | wrong protocol (`V2-37`, `V2-43`) |
+//! | 2xx to 2.0 without any `*-Written`; 400, 409, 422 as well, to an empty request or as long as nothing has shown that the target takes 2.0 | wrong protocol (`V2-37`, `V2-43`) |
 //! | 400 to 2.0 with `*-Written` | accepted, as far as the target says so; the shortfall is refused, nothing is sent again (`V2-40`) |
 //! | 413 | too large |
 //! | 400, 409, 422 | refused (`V1-37`, `V2-46`): whether all of it or one sample of it is for `delivery` to find out |
@@ -69,6 +69,12 @@ pub struct Sent {
     pub histograms: u64,
     /// An answer has shown that the target takes this protocol.
     pub is_confirmed: bool,
+}
+
+impl Sent {
+    fn is_empty(self) -> bool {
+        self.samples + self.histograms == 0
+    }
 }
 
 /// What comes of an attempt.
@@ -152,12 +158,14 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
         code @ 415 if sent.protocol == Protocol::V2 => Outcome::WrongProtocol(Reason::Not2(code)),
         code @ 415 => Outcome::WrongProtocol(Reason::Not1(code)),
         code @ 200..300 if unconfirmed_2 => Outcome::WrongProtocol(Reason::Not2(code)),
-        code @ (400 | 409 | 422) if unconfirmed_2 && !sent.is_confirmed => Outcome::WrongProtocol(Reason::Not2(code)),
+        code @ (400 | 409 | 422) if unconfirmed_2 && (!sent.is_confirmed || sent.is_empty()) => {
+            Outcome::WrongProtocol(Reason::Not2(code))
+        }
         200..300 if sent.protocol == Protocol::V2 => as_far_as_written(),
         // V2-34: on 1.0 the headers mean nothing.
         200..300 => Outcome::Accepted { refused: 0 },
         // An empty request that is refused was not taken, whatever was written of it.
-        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && sent.samples + sent.histograms > 0 => {
+        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && !sent.is_empty() => {
             as_far_as_written()
         }
         413 => Outcome::TooLarge,
@@ -223,6 +231,8 @@ mod tests {
         for code in [400, 409, 422] {
             assert_eq!(judge(unknown, &status(code)), not_2(code), "V2-43");
             assert_eq!(judge(V2, &status(code)), Outcome::Refused, "it takes 2.0, so it does not take the data");
+            let question = Sent { samples: 0, histograms: 0, ..V2 };
+            assert_eq!(judge(question, &status(code)), not_2(code), "it took 2.0, and is another one now");
         }
         assert_eq!(judge(unknown, &with_written(400, Some(4), Some(2))), accepted(6), "it says so itself");
         assert_eq!(judge(V1, &status(415)), Outcome::WrongProtocol(Reason::Not1(415)));

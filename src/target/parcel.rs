@@ -49,7 +49,8 @@ impl Target {
         };
         let Built { body, samples, left_out, untranslated, has_metadata, .. } = built;
         let left_out = left_out.iter().sum();
-        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed: true };
+        let is_confirmed = self.delivery.is_confirmed(protocol);
+        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
         let (client, bytes, forwarded) = (self.client.clone(), body.len() as u64, forwarded.clone());
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let handle = self.attempts.spawn(async move {
@@ -61,7 +62,17 @@ impl Target {
     }
 
     /// Accepted and its outcome are booked together.
-    pub(super) fn parcel_ended(&mut self, outcome: &Outcome, said: &Said) {
+    pub(super) fn parcel_ended(&mut self, sent: Sent, outcome: &Outcome, said: &Said) {
+        match outcome {
+            Outcome::Accepted { .. } => self.delivery.takes_protocol(sent.protocol),
+            Outcome::WrongProtocol(reason)
+                if self.delivery.takes_not(sent.protocol, reason, std::time::Instant::now()) =>
+            {
+                // It goes once more, in the other one.
+                return;
+            }
+            _ => {}
+        }
         let Some((_, reply)) = self.parcel.take() else { return };
         // (What was kept may go as more or fewer samples than it has.)
         let (whole, left_out) = self.parcel_left_out;

@@ -244,6 +244,11 @@ impl Suspicion {
         self.is_asked_without_doubt = self.refusing_since.is_none();
     }
 
+    /// It has taken an empty request that asked something else.
+    pub fn took_an_empty_request(&mut self) {
+        self.takes_empty = Some(true);
+    }
+
     /// It was asked out of curiosity, in a protocol that it does not take: once more, in the other one.
     pub fn asks_again(&mut self) {
         self.was_asked = false;

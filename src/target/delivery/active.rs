@@ -94,6 +94,11 @@ pub(super) fn parts_of(batch: &Batch, parts: &[Part]) -> Vec<(Arc<Outgoing>, Cho
     parts.iter().map(|part| (batch.record(part.record).clone(), part.chosen.clone())).collect()
 }
 
+/// The same, to be kept: without records of which nothing is left, which may be of other headers.
+pub(super) fn kept_parts_of(batch: &Batch, parts: &[Part]) -> Vec<(Arc<Outgoing>, Chosen)> {
+    parts_of(batch, parts).into_iter().filter(|(record, _)| !record.is_empty()).collect()
+}
+
 /// A number that is equal for equal forwarded headers.
 fn headers_of(record: &Outgoing) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};

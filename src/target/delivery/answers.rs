@@ -7,7 +7,7 @@ use super::super::culprits::Suspect;
 use super::super::outcome::{Outcome, Reason as HoldReason};
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
-use super::active::{Active, Refusals, parts_of};
+use super::active::{Active, Refusals, kept_parts_of};
 use super::{AttemptId, Delivery, Event, Flight, Refused, Said, Trouble, What};
 use crate::savepoint::Reason;
 
@@ -98,6 +98,9 @@ impl Delivery {
     ) {
         let active = self.batches.get_mut(&id).expect("a batch in flight is there");
         active.flight = None;
+        if matches!(outcome, Outcome::Accepted { .. }) {
+            self.suspicion.took_an_empty_request();
+        }
         let failure = match outcome {
             Outcome::Accepted { .. } | Outcome::Refused => {
                 // (Who says what he has written takes 2.0, even if he takes no empty request.)
@@ -123,7 +126,7 @@ impl Delivery {
             Outcome::Hold(reason) => Outcome::Hold(reason),
         };
         let active = self.batches.get_mut(&id).expect("it is there");
-        (active.was_attempted, active.was_asked_for_protocol) = (true, true);
+        active.was_asked_for_protocol = true;
         self.failed(id, flight, None, &failure, said, contents, now, random);
     }
 
@@ -140,7 +143,7 @@ impl Delivery {
         self.takes_data(flight, now);
         let active = self.batches.get_mut(&id).expect("it was in flight");
         let piece = active.batch.front().expect("it was in flight");
-        let parts = if refused > 0 { parts_of(&active.batch, &piece.parts) } else { Vec::new() };
+        let parts = if refused > 0 { kept_parts_of(&active.batch, &piece.parts) } else { Vec::new() };
         let (kind, headers, is_witness) = (active.kind, active.headers, piece.witness == Witness::Is);
         let reason = if piece.is_possibly_delivered { Reason::Resent } else { Reason::Partial };
         if headers != 0 {
@@ -306,7 +309,8 @@ impl Delivery {
             _ => active.headers != 0,
         };
         let is_poison = active.batch.front().is_some_and(|piece| piece.role == Role::Poison);
-        if is_poison && is_alone && !has_trouble && !is_throttled && self.was_given_up(id, contents) {
+        let has_data = matches!(flight.what, What::Piece { .. });
+        if has_data && is_poison && is_alone && !has_trouble && !is_throttled && self.was_given_up(id, contents) {
             self.pace.abandon(now, flight.ticket);
             self.poisoned(id, said, contents, now);
             return;

@@ -341,15 +341,21 @@ impl Delivery {
         self.negotiation.choose(received, self.wall_s(now))
     }
 
+    /// Whether an answer has shown that the target takes a protocol.
+    #[must_use]
+    pub fn is_confirmed(&self, protocol: Protocol) -> bool {
+        self.negotiation.is_confirmed(protocol)
+    }
+
     /// An answer has shown that the target takes a protocol.
-    fn takes_protocol(&mut self, protocol: Protocol) {
+    pub fn takes_protocol(&mut self, protocol: Protocol) {
         if self.negotiation.taken(protocol) {
             self.events.push(Event::Taken(protocol));
         }
     }
 
     /// An answer has shown that the target does not take a protocol. Whether the data may go in the other one at once.
-    fn takes_not(&mut self, protocol: Protocol, reason: &HoldReason, now: Instant) -> bool {
+    pub fn takes_not(&mut self, protocol: Protocol, reason: &HoldReason, now: Instant) -> bool {
         let may_go = self.negotiation.not_taken(protocol, self.wall_s(now));
         if may_go {
             self.events.push(Event::NotTaken(reason.clone()));

@@ -17,7 +17,7 @@ use std::time::Instant;
 use super::super::batch::{Contents, Piece, Role, Witness};
 use super::super::culprits::Suspect;
 use super::super::window::BatchId;
-use super::active::parts_of;
+use super::active::kept_parts_of;
 use super::budget::Purse;
 use super::senders::Sender;
 use super::{Delivery, Refused, Said};
@@ -235,7 +235,7 @@ impl Delivery {
         // Of what fails and may be there from before, that it is not delivered is not known. (What is never answered kills the target.)
         let is_unsure = reason == Reason::Poison && piece.is_possibly_delivered && piece.was_answered;
         let reason = if is_unsure { Reason::Resent } else { reason };
-        let (parts, role) = (parts_of(&active.batch, &piece.parts), piece.role);
+        let (parts, role) = (kept_parts_of(&active.batch, &piece.parts), piece.role);
         let (first, last) = piece.records();
         let is_single = piece.parts.len() == 1 && !active.batch.is_divisible(contents);
         if samples > 0 || reason != Reason::Resent {

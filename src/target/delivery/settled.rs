@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use super::super::batch::Batch;
 use super::super::window::BatchId;
-use super::Delivery;
+use super::{AttemptId, Delivery, What};
 use crate::savepoint::{Cut, Cuts, Reason};
 use crate::wal::Position;
 
@@ -30,11 +30,16 @@ impl Delivery {
         })
     }
 
+    /// Whether something of a batch is in an attempt, which is in flight.
+    fn has_data(&self, attempt: AttemptId) -> bool {
+        self.flights.get(&attempt).is_some_and(|flight| matches!(flight.what, What::Piece { .. }))
+    }
+
     fn cuts_of(&self, of_batch: impl Fn(&Batch) -> Vec<(Position, Position, bool)>) -> Vec<Cut> {
         let mut cuts: Vec<Cut> = self.lanes.iter().flat_map(|lane| lane.queue.cuts().copied()).collect();
         for active in self.batches.values().filter(|active| active.keeps_cut) {
             for (number, (first, last, is_possibly)) in of_batch(&active.batch).into_iter().enumerate() {
-                let is_in_flight = active.flight.is_some() && number == 0;
+                let is_in_flight = number == 0 && active.flight.is_some_and(|attempt| self.has_data(attempt));
                 cuts.push(Cut { first, last, is_possibly_delivered: is_possibly || is_in_flight });
             }
         }

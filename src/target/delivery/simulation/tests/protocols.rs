@@ -160,3 +160,15 @@ fn the_question_what_a_target_takes_is_no_piece_of_a_batch_that_fails_alone() {
         World::new(setup).run();
     });
 }
+
+#[test]
+fn a_target_that_has_said_what_it_takes_is_known_to_take_empty_requests() {
+    // It begins to refuse everything, empty requests as well, with the second record.
+    let log = minutes(30).into_iter().map(of_2).collect();
+    let mut setup = Setup::new(1, log);
+    setup.manners.spells = vec![(seconds(30), seconds(20 * 60), Spell::Mad)];
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!((world.savepoint.ledger.delivered, world.savepoint.ledger.refused), (30, 0));
+    assert!(world.events.contains(&Event::BeganSuspect));
+}
