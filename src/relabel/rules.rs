@@ -340,7 +340,7 @@ impl fmt::Display for Place {
 pub enum Problem {
     #[error("is missing, empty or 0: the action {action} needs it")]
     Missing { action: Action },
-    #[error("the action {action} has no use for it, and Prometheus refuses it as well")]
+    #[error("the action {action} has no use for it")]
     Foreign { action: Action },
     #[error("a label's name is not empty")]
     NotAName,
