@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::log::Read;
 use super::series::Series;
-use super::tally::{Collisions, Known, RuleTally, Sums, Tally};
+use super::tally::{Collision, Collisions, Known, RuleTally, Sums, Tally};
 use crate::cli::wal::content::Labels;
 use crate::cli::wal::text::{Quoted, Table, count, plain, series as shown_series};
 use crate::clock::point;
@@ -278,8 +278,8 @@ pub fn summary(tally: &Tally<'_>, known: &Known) -> Summary {
         }
     });
     let Collisions { before, after, examples } = &tally.collisions;
-    let examples = examples.iter().map(|(numbers, sent)| CollisionReport {
-        series: numbers.iter().map(|number| known.text(*number).to_owned()).collect(),
+    let examples = examples.iter().map(|Collision { series, sent }| CollisionReport {
+        series: series.iter().map(|number| known.text(*number).to_owned()).collect(),
         sent_as: shown_series(&Series(sent.clone()).pairs()),
     });
     Summary {

@@ -133,8 +133,17 @@ pub struct Collisions {
     pub before: u64,
     /// How many they become.
     pub after: u64,
-    /// Two that become one, and what they become.
-    pub examples: Vec<([u32; 2], Vec<(String, String)>)>,
+    /// Some of them.
+    pub examples: Vec<Collision>,
+}
+
+/// Two series that become one.
+#[derive(Clone, Debug)]
+pub struct Collision {
+    /// The first that came, and the second.
+    pub series: [u32; 2],
+    /// The labels with which both are sent.
+    pub sent: Vec<(String, String)>,
 }
 
 /// What the rules of one target make of the series.
@@ -226,7 +235,7 @@ impl<'a> Tally<'a> {
             self.collisions.before += 1;
             self.collisions.after += 1;
             if self.collisions.examples.len() < COLLISIONS_SHOWN_MAX {
-                self.collisions.examples.push(([*first, number], sent));
+                self.collisions.examples.push(Collision { series: [*first, number], sent });
             }
         }
         self.collisions.before += 1;
@@ -337,7 +346,7 @@ mod tests {
         let tally = tallied(&rules, &mut known, &[(1, A), (2, A), (1, D), (1, B), (1, C)]);
         let Collisions { before, after, examples } = &tally.collisions;
         assert_eq!((*before, *after), (3, 1));
-        let ([one, other], sent) = &examples[0];
+        let Collision { series: [one, other], sent } = &examples[0];
         assert_eq!((known.text(*one), known.text(*other)), ("up{pod=\"a\"}", "up{pod=\"b\"}"));
         assert_eq!(sent[..], [("__name__".to_owned(), "up".to_owned())]);
     }
