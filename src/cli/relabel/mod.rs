@@ -68,8 +68,7 @@ struct Test {
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
 
-    /// How many series of the log are told apart at most. Of those that come later only the samples are counted. Each takes some 350 bytes of memory, and
-    /// some 40 for each target.
+    /// How many series of the log are told apart at most. Of those that come later only the samples are counted. Each takes a few hundred bytes of memory.
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
     series_max: u32,
 

@@ -14,8 +14,8 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 use crate::relabel::explain::{By, Difference, Effect, Explanation};
 use crate::relabel::{Label, Outcome, Rules};
 
-/// What the texts of all known series take at most: 300 bytes for each of 200,000.
-const TEXT_BYTES_MAX: usize = 64 << 20;
+/// What the texts of all known series take at most, for each series that may be known. In the mean nearly all logs have less.
+const TEXT_BYTES_PER_SERIES: usize = 320;
 
 /// Examples of series that become one.
 const COLLISIONS_SHOWN_MAX: usize = 3;
@@ -28,13 +28,22 @@ pub struct Known {
     /// Where in `texts` each one ends.
     ends: Vec<usize>,
     series_max: usize,
+    text_bytes_max: usize,
     is_full: bool,
 }
 
 impl Known {
     /// At most so many.
     pub fn new(series_max: usize) -> Known {
-        Known { numbers: HashMap::new(), texts: String::new(), ends: Vec::new(), series_max, is_full: false }
+        let text_bytes_max = series_max.saturating_mul(TEXT_BYTES_PER_SERIES);
+        Known {
+            text_bytes_max,
+            numbers: HashMap::new(),
+            texts: String::new(),
+            ends: Vec::new(),
+            series_max,
+            is_full: false,
+        }
     }
 
     /// How many there are.
@@ -55,7 +64,7 @@ impl Known {
     /// Remembers a series that is not known; `None` if there are too many.
     pub fn add(&mut self, identity: u64, text: &str) -> Option<u32> {
         // One that comes later does not fit where this one did not: what is known are the first.
-        self.is_full |= self.len() >= self.series_max || self.texts.len() + text.len() > TEXT_BYTES_MAX;
+        self.is_full |= self.len() >= self.series_max || self.texts.len() + text.len() > self.text_bytes_max;
         if self.is_full {
             return None;
         }
@@ -349,6 +358,17 @@ mod tests {
         let Collision { series: [one, other], sent } = &examples[0];
         assert_eq!((known.text(*one), known.text(*other)), ("up{pod=\"a\"}", "up{pod=\"b\"}"));
         assert_eq!(sent[..], [("__name__".to_owned(), "up".to_owned())]);
+    }
+
+    #[test]
+    fn long_texts_are_too_many_as_well() {
+        let long = "x".repeat(TEXT_BYTES_PER_SERIES);
+        let mut known = Known::new(2);
+        assert_eq!((known.add(1, &long), known.add(2, "a"), known.is_full()), (Some(0), Some(1), false));
+        assert_eq!((known.add(3, "b"), known.get(3), known.is_full()), (None, None, true));
+        let mut known = Known::new(2);
+        assert_eq!((known.add(1, "a"), known.add(2, &long.repeat(2)), known.add(3, "b")), (Some(0), None, None));
+        assert_eq!((known.text(0), known.len()), ("a", 1));
     }
 
     #[test]
