@@ -46,7 +46,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`cli`] | the command line: run, check, the tools for the log |
+//! | [`cli`] | the command line: run, check, the tools for the log and for rules |
 //! | [`relay`] | the wiring: start, housekeeping, end |
 //! | [`config`] | `config.toml`, checked and turned into each part's settings |
 //! | [`web`] | the listener, status, metrics, readiness |

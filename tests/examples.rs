@@ -63,6 +63,24 @@ fn the_prometheus_of_each_pair_writes_to_the_relay_of_the_pair() {
     }
 }
 
+#[test]
+fn the_targets_of_the_federation_get_their_series_only() {
+    let config = repository().join("examples/federation/config.toml");
+    let output = Command::new(env!("CARGO_BIN_EXE_promrelay"))
+        .args(["relabel", "test", "--json", "job:http_requests:rate5m", "up", "http_requests_total", "go_info"])
+        .arg("--config")
+        .arg(config)
+        .output()
+        .unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let results = |n: usize| {
+        let series = report["targets"][n]["series"].as_array().unwrap().iter();
+        series.map(|series| series["result"].as_str().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(results(0), ["unchanged", "unchanged", "filtered", "filtered"]);
+    assert_eq!(results(1), ["changed", "changed", "changed", "filtered"]);
+}
+
 /// One of the programs in `examples/`; cargo puts them beside the binary when it builds the tests.
 fn program(name: &str) -> Command {
     let binary = Path::new(env!("CARGO_BIN_EXE_promrelay"));

@@ -28,7 +28,7 @@ fn run(args: &[&str]) -> (i32, String) {
 #[test]
 fn help_and_version_say_what_it_is() {
     let help = promrelay(&["--help"]).out;
-    for expected in ["durable relay for Prometheus remote write", "--config", "check", "/api/v1/write"] {
+    for expected in ["durable relay for Prometheus remote write", "--config", "check", "relabel", "/api/v1/write"] {
         assert!(help.contains(expected), "{expected} is not in\n{help}");
     }
     let version = promrelay(&["--version"]).out;
@@ -59,6 +59,25 @@ fn a_wrong_configuration_ends_with_2_and_one_line_that_names_the_place() {
     let (code, said) = run(&["--config", "/nowhere/c.toml"]);
     assert_eq!((code, said.lines().count()), (2, 1));
     assert!(said.contains("cannot read /nowhere/c.toml: No such file"), "{said}");
+}
+
+#[test]
+fn a_check_says_what_each_target_is_sent() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("c.toml");
+    let text = "[[target]]\nname = \"a\"\nurl = \"http://u:p@a/\"\n\
+                [[target]]\nname = \"b\"\nurl = \"http://b/\"\nprotocol = \"1.0\"\ncustom_buckets = \"classic\"\n\
+                external_labels = { x = \"1\", y = \"2\" }\n\
+                [[target.write_relabel_configs]]\nregex = \"pod\"\naction = \"labeldrop\"\n";
+    std::fs::write(&path, text).unwrap();
+    let ran = promrelay(&["check", "--config", path.to_str().unwrap()]);
+    assert_eq!((ran.code, &*ran.err), (0, ""));
+    for expected in [
+        "  target a: http://a/\n    protocol \"auto\", series as they are\n",
+        "  target b: http://b/\n    protocol \"1.0\", custom_buckets \"classic\", 2 external labels, 1 relabeling rule\n",
+    ] {
+        assert!(ran.out.contains(expected), "{expected:?} is not in\n{}", ran.out);
+    }
 }
 
 #[tokio::test]

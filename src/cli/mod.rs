@@ -5,6 +5,7 @@
 mod check;
 mod dead_letter;
 mod live;
+mod relabel;
 mod run;
 mod target;
 mod wal;
@@ -37,6 +38,8 @@ enum Command {
     Check,
     /// What targets refused for good: list it, show it, send it again, give it up.
     DeadLetter(dead_letter::DeadLetter),
+    /// Show what targets' rules do to series and to the last minutes of the log, without sending anything.
+    Relabel(relabel::Relabel),
     /// List targets, move and pause them, rename and forget them.
     Target(target::Target),
     /// Look at the log: list its segments, verify it, show its records. Nothing is changed.
@@ -53,6 +56,7 @@ pub fn main() -> ExitCode {
     match command {
         Some(Command::Check) => configured(&path, |config| check::check(&path, &config)),
         Some(Command::DeadLetter(letter)) => configured(&path, |config| dead_letter::run(&config, &letter)),
+        Some(Command::Relabel(relabel)) => configured(&path, |config| relabel::run(&config, &relabel)),
         Some(Command::Target(target)) => configured(&path, |config| target::run(&config, &target)),
         Some(Command::Wal(wal)) => wal::run(&path, &wal),
         None => configured(&path, run::run),

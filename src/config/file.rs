@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::marker::PhantomData;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -28,29 +29,41 @@ pub struct File {
 
 /// With one target it is easy to forget that there may be more.
 fn targets<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Target>, D::Error> {
-    struct Targets;
+    tables(deserializer, "each target begins with [[target]], in two pairs of brackets")
+}
 
-    impl<'de> Visitor<'de> for Targets {
-        type Value = Vec<Target>;
+fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RelabelConfig>, D::Error> {
+    tables(deserializer, "each rule begins with [[target.write_relabel_configs]], in two pairs of brackets")
+}
+
+/// An array of tables. Who writes one table is told how it is to begin.
+fn tables<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    deserializer: D,
+    beginning: &'static str,
+) -> Result<Vec<T>, D::Error> {
+    struct Tables<T>(&'static str, PhantomData<T>);
+
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for Tables<T> {
+        type Value = Vec<T>;
 
         fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-            f.write_str("targets, each with its [[target]]")
+            write!(f, "a list of tables: {}", self.0)
         }
 
-        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Target>, A::Error> {
-            let mut targets = Vec::new();
-            while let Some(target) = seq.next_element()? {
-                targets.push(target);
+        fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<T>, A::Error> {
+            let mut tables = Vec::new();
+            while let Some(table) = seq.next_element()? {
+                tables.push(table);
             }
-            Ok(targets)
+            Ok(tables)
         }
 
-        fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Vec<Target>, A::Error> {
-            Err(de::Error::custom("each target begins with [[target]], in two pairs of brackets"))
+        fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Vec<T>, A::Error> {
+            Err(de::Error::custom(self.0))
         }
     }
 
-    deserializer.deserialize_any(Targets)
+    deserializer.deserialize_any(Tables(beginning, PhantomData))
 }
 
 /// `[server]`
@@ -185,7 +198,7 @@ pub struct Target {
     #[serde(default)]
     pub external_labels: BTreeMap<String, Text>,
     /// What of which series is sent, with Prometheus' keys and meaning. Default: everything as it is.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "rules")]
     pub write_relabel_configs: Vec<RelabelConfig>,
 }
 

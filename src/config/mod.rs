@@ -432,9 +432,12 @@ impl Checker<'_> {
         let external_labels = target.external_labels.into_iter().map(|(name, value)| (name, value.0)).collect();
         let relabeling = match Rules::new(&external_labels, &target.write_relabel_configs) {
             Ok(relabeling) => relabeling,
-            Err(RuleError { place, value, problem }) => {
-                let value = value.map_or_else(|| "...".to_owned(), |value| quoted(&value));
+            Err(RuleError { place, value: Some(value), problem }) => {
                 return self.bad(key(&place.to_string()), value, problem.to_string());
+            }
+            Err(error @ RuleError { value: None, .. }) => {
+                let reason = key(&error.to_string());
+                return Err(ConfigError::Missing { path: self.path.to_owned(), reason });
             }
         };
         Ok(target::Settings {
@@ -669,6 +672,36 @@ mod tests {
             ),
         ] {
             let error = parse(&format!("[[target]]\n{lines}\n")).unwrap_err();
+            assert!(error.contains(expected), "{lines}: {error}");
+        }
+        for (lines, expected) in [
+            (
+                "write_relabel_configs = [{ regex = \"a\" }]",
+                "target \"a\".write_relabel_configs[0].target_label: is missing, empty or 0: the action replace needs it",
+            ),
+            (
+                "[[target.write_relabel_configs]]\nregex = \"a**\"\naction = \"labeldrop\"",
+                "target \"a\".write_relabel_configs[0].regex = \"a**\": `**` repeats",
+            ),
+            (
+                "write_relabel_configs = [{ action = \"labeldrop\", source_labels = [\"a\"] }]",
+                "target \"a\".write_relabel_configs[0].source_labels = [\"a\"]: the action labeldrop has no use for it",
+            ),
+            ("write_relabel_configs = [{ regx = \"a\" }]", "target[0].write_relabel_configs[0].regx: unknown field"),
+            (
+                "write_relabel_configs = [{ action = \"kep\" }]",
+                "target[0].write_relabel_configs[0].action: unknown action \"kep\"",
+            ),
+            (
+                "external_labels = { \"\" = \"x\" }",
+                "target \"a\".external_labels.\"\" = \"x\": a label's name is not empty",
+            ),
+            (
+                "[target.write_relabel_configs]\nregex = \"a\"",
+                "target[0].write_relabel_configs: each rule begins with [[target.write_relabel_configs]], in two pairs of brackets",
+            ),
+        ] {
+            let error = parse(&format!("{TARGET}{lines}\n")).unwrap_err();
             assert!(error.contains(expected), "{lines}: {error}");
         }
         let error = parse(&format!("{TARGET}{TARGET}")).unwrap_err();

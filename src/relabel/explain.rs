@@ -124,6 +124,14 @@ impl fmt::Display for Step {
 }
 
 impl Rules {
+    /// Everything that acts on a series, in order. The steps of an explanation are the first of these, up to the one that drops the series; but
+    /// for the end, which is a step only if it does.
+    pub fn actors(&self) -> impl Iterator<Item = By> {
+        let external_labels = (!self.external_labels.is_empty()).then_some(By::ExternalLabels);
+        let rules = self.actions().enumerate().map(|(index, action)| By::Config { index, action });
+        external_labels.into_iter().chain(rules).chain([By::End])
+    }
+
     /// Applies them to one series as [`apply`](Rules::apply) does, and says what each of them did. Labels may come in any order; an empty value is no label.
     #[must_use]
     pub fn explain(&self, labels: &[(&str, &str)]) -> Explanation {

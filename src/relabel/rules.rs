@@ -37,7 +37,7 @@ impl Rules {
     pub fn new(external_labels: &BTreeMap<String, String>, configs: &[RelabelConfig]) -> Result<Rules, RuleError> {
         if let Some(value) = external_labels.get("") {
             let place = Place::ExternalLabel { name: String::new() };
-            return Err(RuleError { place, value: Some(value.clone()), problem: Problem::NotAName });
+            return Err(RuleError { place, value: Some(quoted(value)), problem: Problem::NotAName });
         }
         let external_labels = external_labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let rules =
@@ -49,6 +49,17 @@ impl Rules {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.external_labels.is_empty() && self.rules.is_empty()
+    }
+
+    /// Names and values, by name.
+    #[must_use]
+    pub fn external_labels(&self) -> &[(String, String)] {
+        &self.external_labels
+    }
+
+    /// What each rule does, in their order.
+    pub fn actions(&self) -> impl ExactSizeIterator<Item = Action> {
+        self.rules.iter().map(|rule| rule.action)
     }
 
     /// Applies them to one series: labels sorted by name, each once, no value empty.
@@ -134,7 +145,7 @@ impl Rule {
         // Also where it is of no use: it is read all the same, and may be wrong.
         let expression = config.regex.as_deref().unwrap_or(REGEX);
         let pattern = Pattern::new(expression)
-            .map_err(|error| Fault::new("regex", Some(expression.to_owned()), Problem::Pattern(error)))?;
+            .map_err(|error| Fault::new("regex", Some(quoted(expression)), Problem::Pattern(error)))?;
         let target = || {
             let target = config.target_label.clone().filter(|target| !target.is_empty());
             target.ok_or_else(|| Fault::new("target_label", None, Problem::Missing { action }))
@@ -155,7 +166,7 @@ impl Rule {
                 Work::HashMod { source, target: target()?, modulus: modulus.ok_or_else(missing)? }
             }
             Action::LabelMap if replacement.is_empty() => {
-                return Err(Fault::new("replacement", Some(String::new()), Problem::NotAName));
+                return Err(Fault::new("replacement", Some(quoted("")), Problem::NotAName));
             }
             Action::LabelMap => Work::LabelMap { replacement: Template::new(replacement, &pattern), pattern },
             Action::LabelDrop | Action::LabelKeep => Work::RemoveIfMatch { pattern, is: action == Action::LabelDrop },
@@ -237,18 +248,24 @@ fn refuse_foreign_keys(config: &RelabelConfig) -> Result<(), Fault> {
         _ => &[],
     };
     // Not an error is what is given and the default all the same; but for lists and expressions Prometheus does not compare.
+    let text = |text: &Option<String>, default: &str| text.as_deref().filter(|text| *text != default).map(quoted);
     let given = [
         ("source_labels", config.source_labels.as_ref().map(|labels| format!("{labels:?}"))),
-        ("regex", config.regex.clone()),
+        ("regex", config.regex.as_deref().map(quoted)),
         ("modulus", config.modulus.filter(|modulus| *modulus != 0).map(|modulus| modulus.to_string())),
-        ("separator", config.separator.clone().filter(|separator| separator != SEPARATOR)),
-        ("target_label", config.target_label.clone().filter(|target| !target.is_empty())),
-        ("replacement", config.replacement.clone().filter(|replacement| replacement != REPLACEMENT)),
+        ("separator", text(&config.separator, SEPARATOR)),
+        ("target_label", text(&config.target_label, "")),
+        ("replacement", text(&config.replacement, REPLACEMENT)),
     ];
     match given.into_iter().find(|(key, value)| value.is_some() && foreign.contains(key)) {
         Some((key, value)) => Err(Fault::new(key, value, Problem::Foreign { action })),
         None => Ok(()),
     }
+}
+
+/// As one would write it in a configuration.
+fn quoted(text: &str) -> String {
+    format!("{text:?}")
 }
 
 /// What is wrong in one rule.
@@ -274,7 +291,7 @@ impl Fault {
 pub struct RuleError {
     /// Where it is.
     pub place: Place,
-    /// What is written there, if anything is.
+    /// What is written there, as it is written, if anything is.
     pub value: Option<String>,
     /// Why that is wrong.
     pub problem: Problem,
@@ -285,7 +302,7 @@ impl fmt::Display for RuleError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.place)?;
         if let Some(value) = &self.value {
-            write!(f, " = {value:?}")?;
+            write!(f, " = {value}")?;
         }
         write!(f, ": {}", self.problem)
     }
@@ -321,7 +338,7 @@ impl fmt::Display for Place {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[allow(missing_docs, reason = "the messages say it")]
 pub enum Problem {
-    #[error("the action {action} needs it, and not empty or 0")]
+    #[error("is missing, empty or 0: the action {action} needs it")]
     Missing { action: Action },
     #[error("the action {action} has no use for it")]
     Foreign { action: Action },

@@ -1,9 +1,7 @@
 //! `promrelay wal dump`: records as text or as JSON, one object a line.
-//!
-//! What cannot match is not read: segments by their headers and seals, records by their headers.
 
 use std::io::{self, Write};
-use std::ops::RangeInclusive;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -11,18 +9,13 @@ use clap::Args;
 use serde::Serialize;
 
 use super::content::{self, Content, Histogram, Labels, Series};
+use super::records::{Record, Selection, Visitor};
 use super::text::{Quoted, count, json, series as shown_series, size};
-use super::{Common, Seen, ToolError, file_name, positions};
+use super::{Common, Seen, ToolError};
 use crate::clock::now_ms;
 use crate::clock::point::{self, TimeError};
 use crate::protocol::Protocol;
-use crate::wal::Position;
 use crate::wal::record::{Header, Kind, Meta};
-use crate::wal::survey::Found;
-use crate::wal::survey::walk::{Body, Step, Walk};
-
-/// Requests are stored in another order than they were received, by this at most.
-const DISORDER_MS: i64 = 60_000;
 
 const AFTER_HELP: &str = "Filters hold together: what is shown fits all of them. Damaged records are named on stderr; if \
     one of them may have been asked for, the exit code is 1. A running relay's newest records may not have been \
@@ -127,158 +120,44 @@ struct Inside<'a> {
 
 /// Where the output goes, and how much went there.
 struct Shown<'a> {
+    dump: &'a Dump,
     out: &'a mut dyn Write,
     records: u64,
     is_incomplete: bool,
 }
 
+impl Visitor for Shown<'_> {
+    fn record(&mut self, record: &Record<'_>) -> io::Result<ControlFlow<()>> {
+        if self.dump.record(record, self.out)? {
+            self.records += 1;
+        }
+        let is_enough = self.dump.limit.is_some_and(|limit| self.records >= limit);
+        Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+    }
+
+    fn missing(&mut self, what: &str) -> io::Result<()> {
+        // What was shown stands before what is said about what comes next.
+        self.out.flush()?;
+        self.is_incomplete = true;
+        super::super::say(what);
+        Ok(())
+    }
+}
+
 impl Dump {
     pub(super) fn run(&self, directory: &Path, out: &mut dyn Write) -> Result<ExitCode, ToolError> {
         let seen = Seen::look(directory)?;
-        let mut shown = Shown { out, records: 0, is_incomplete: false };
-        let mut last = None;
-        for found in &seen.survey.segments {
-            let before = found.header.before.position;
-            if let Some(last) = last {
-                self.warn_of_gap(last, before, found, &mut shown)?;
-            }
-            last = Some(self.segment_end(found));
-            if self.is_beyond(before.next()) {
-                break;
-            }
-            if self.may_match(found) {
-                last = Some(self.segment(found, &mut shown)?);
-            }
-            if self.limit.is_some_and(|limit| shown.records >= limit) {
-                break;
-            }
-        }
+        let Dump { since, until, headers, .. } = *self;
+        let selection = Selection { positions: self.position.clone(), since, until, with_bodies: !headers };
+        let mut shown = Shown { dump: self, out, records: 0, is_incomplete: false };
+        selection.visit(&seen.survey, &mut shown)?;
         Ok(if shown.is_incomplete { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// As far as it can be told without reading it.
-    fn segment_end(&self, found: &Found) -> Position {
-        let claimed =
-            found.sealed().map(|seal| seal.last.position).or(found.end).unwrap_or(found.header.before.position);
-        found.end.map_or(claimed, |end| claimed.min(end))
-    }
-
-    fn is_beyond(&self, position: Position) -> bool {
-        self.position.as_ref().is_some_and(|range| position.0 > *range.end())
-    }
-
-    fn may_match(&self, found: &Found) -> bool {
-        let last = found.sealed().map(|seal| seal.last.position).or(found.end);
-        let is_before = self.position.as_ref().is_some_and(|range| last.is_some_and(|last| last.0 < *range.start()));
-        let is_outside = found.sealed().is_some_and(|seal| {
-            let (first, last) =
-                (seal.received_ms.0.min(seal.received_ms.1), seal.received_ms.0.max(seal.received_ms.1));
-            self.since.is_some_and(|since| last.saturating_add(DISORDER_MS) < since)
-                || self.until.is_some_and(|until| first.saturating_sub(DISORDER_MS) > until)
-        });
-        !is_before && !is_outside
-    }
-
-    fn wants(&self, header: &Header) -> bool {
-        self.position.as_ref().is_none_or(|range| range.contains(&header.position.0))
-            && self.since.is_none_or(|since| header.received_ms >= since)
-            && self.until.is_none_or(|until| header.received_ms <= until)
-    }
-
-    /// Shows what fits of a segment; the last position that was seen or missed.
-    fn segment(&self, found: &Found, shown: &mut Shown<'_>) -> Result<Position, ToolError> {
-        let claimed = self.segment_end(found);
-        let segment = match found.open() {
-            Ok(Some(segment)) => segment,
-            Ok(None) => return Ok(claimed),
-            Err(error) => {
-                self.warn(shown, &format!("{}: {error}", file_name(&found.path)));
-                return Ok(claimed);
-            }
-        };
-        let mut walk = Walk::new(&segment, found.data_end());
-        let mut last = found.header.before.position;
-        // A body at the end that is not whole may be about to be written.
-        let mut doubtful: Option<String> = None;
-        while let Some(step) = walk.next_step(|header| !self.headers && self.wants(header)) {
-            let (offset, header, body) = match step {
-                Step::Record { offset, header, body } => (offset, header, body),
-                Step::Hole { offset, error: Some(error), .. } => {
-                    self.warn(shown, &format!("{}: offset {offset} cannot be read: {error}", file_name(&found.path)));
-                    continue;
-                }
-                Step::Hole { .. } => continue,
-            };
-            if found.end.is_some_and(|end| header.position > end) {
-                break;
-            }
-            if let Some(text) = doubtful.take() {
-                self.warn(shown, &text);
-            }
-            self.warn_of_gap(last, header.position.previous(), found, shown)?;
-            last = header.position;
-            if self.is_beyond(header.position) {
-                return Ok(last);
-            }
-            if !self.wants(&header) {
-                continue;
-            }
-            let problem = match body {
-                Body::Whole | Body::Unread => None,
-                Body::Damaged => Some("has a damaged body".to_owned()),
-                Body::Unreadable(error) => Some(format!("cannot be read: {error}")),
-            };
-            if let Some(problem) = problem {
-                let file = file_name(&found.path);
-                doubtful = Some(format!("{file}: position {} at offset {offset} {problem}", header.position));
-                continue;
-            }
-            let payload = if self.headers { None } else { Some(walk.payload()) };
-            if self.record(found, offset, &header, payload, shown)? {
-                shown.records += 1;
-            }
-            if self.limit.is_some_and(|limit| shown.records >= limit) {
-                return Ok(last);
-            }
-        }
-        let is_final = found.sealed().is_some() || found.end.is_some();
-        if let Some(text) = doubtful.filter(|_| is_final) {
-            self.warn(shown, &text);
-        }
-        if is_final {
-            self.warn_of_gap(last, claimed, found, shown)?;
-        }
-        Ok(last.max(claimed))
-    }
-
-    /// Positions up to `to` are gone: that matters if they were asked for.
-    fn warn_of_gap(&self, last: Position, to: Position, near: &Found, shown: &mut Shown<'_>) -> io::Result<()> {
-        let (first, end) = self.position.clone().map_or((0, u64::MAX), RangeInclusive::into_inner);
-        if last < to && last.next().0 <= end && to.0 >= first {
-            // What was shown stands before what is said about what comes next.
-            shown.out.flush()?;
-            let file = file_name(&near.path);
-            self.warn(shown, &format!("positions {} are damaged or missing (near {file})", positions(last, to)));
-        }
-        Ok(())
-    }
-
-    fn warn(&self, shown: &mut Shown<'_>, text: &str) {
-        shown.is_incomplete = true;
-        super::super::say(text);
-    }
-
     /// `false`: nothing in it fits.
-    fn record(
-        &self,
-        found: &Found,
-        offset: u64,
-        header: &Header,
-        payload: Option<&[u8]>,
-        shown: &mut Shown<'_>,
-    ) -> io::Result<bool> {
-        let parts = payload.and_then(|payload| payload.split_at_checked(usize::try_from(header.meta_len).ok()?));
-        let (meta, body) = parts.unwrap_or_default();
+    fn record(&self, record: &Record<'_>, out: &mut dyn Write) -> io::Result<bool> {
+        let (header, payload) = (record.header, record.payload);
+        let (meta, body) = record.parts();
         let meta = Meta::decode(meta).unwrap_or_default();
         let (content, error) = match payload.map(|_| content::decode(header.kind, body)) {
             Some(Ok(content)) => match self.select(content) {
@@ -293,10 +172,10 @@ impl Dump {
             let forwarded = meta.forwarded.iter().map(|(name, value)| (&**name, String::from_utf8_lossy(value).into()));
             let forwarded = forwarded.collect();
             let inside = payload.map(|_| Inside { sender: meta.sender, forwarded, content: content.as_ref(), error });
-            json(shown.out, &RecordJson::of(found, offset, header, inside))?;
-            writeln!(shown.out)?;
+            json(out, &RecordJson::of(record, inside))?;
+            writeln!(out)?;
         } else {
-            self.show(header, &meta, content.as_ref(), error.as_deref(), shown.out)?;
+            self.show(header, &meta, content.as_ref(), error.as_deref(), out)?;
         }
         Ok(true)
     }
@@ -403,7 +282,8 @@ fn protocol(kind: Kind) -> &'static str {
 }
 
 impl<'a> RecordJson<'a> {
-    fn of(found: &Found, offset: u64, header: &Header, inside: Option<Inside<'a>>) -> RecordJson<'a> {
+    fn of(record: &Record<'_>, inside: Option<Inside<'a>>) -> RecordJson<'a> {
+        let Record { found, offset, header, .. } = *record;
         let (counts, times) = (header.counts, header.times);
         let has_times = times.min <= times.max;
         RecordJson {

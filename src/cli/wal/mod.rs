@@ -1,8 +1,9 @@
 //! `promrelay wal`: looking at a log, beside a running relay or without one. Nothing is locked, and nothing is changed.
 
-mod content;
+pub(super) mod content;
 mod dump;
 mod ls;
+pub(super) mod records;
 pub(super) mod text;
 mod verify;
 
@@ -50,7 +51,7 @@ struct Common {
 
 /// Why a tool ends early.
 #[derive(Debug, thiserror::Error)]
-enum ToolError {
+pub(super) enum ToolError {
     /// A directory of something else.
     #[error("there is no log in {}", path.display())]
     NoLog {
@@ -92,27 +93,32 @@ impl Command {
             Command::Verify(verify) => verify.run(directory, &mut out),
             Command::Dump(dump) => dump.run(directory, &mut out),
         };
-        match done.and_then(|code| Ok(out.flush().map(|()| code)?)) {
-            Ok(code) => code,
-            // `| head` has seen enough. What is still in the buffer nobody wants.
-            Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-            Err(error) => {
-                super::say(&super::chain(&error));
-                ExitCode::FAILURE
-            }
+        ended(done.and_then(|code| Ok(out.flush().map(|()| code)?)))
+    }
+}
+
+/// How a tool ends that came so far.
+pub(super) fn ended(done: Result<ExitCode, ToolError>) -> ExitCode {
+    match done {
+        Ok(code) => code,
+        // `| head` has seen enough. What is still in the buffer nobody wants.
+        Err(ToolError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => {
+            super::say(&super::chain(&error));
+            ExitCode::FAILURE
         }
     }
 }
 
 /// A log and its savepoints.
-struct Seen {
-    survey: Survey,
+pub(super) struct Seen {
+    pub(super) survey: Survey,
     savepoints: Vec<Listed>,
 }
 
 impl Seen {
     /// The savepoints are read first: they cannot be ahead of what the log holds later.
-    fn look(directory: &Path) -> Result<Seen, ToolError> {
+    pub(super) fn look(directory: &Path) -> Result<Seen, ToolError> {
         let failed = |source| ToolError::Directory { path: directory.to_owned(), source };
         let savepoints = savepoint::list(directory).map_err(failed)?;
         let floors: Vec<Floor> = savepoints.iter().filter_map(Listed::floor).collect();
@@ -144,7 +150,7 @@ fn hex(id: [u8; 16]) -> String {
 }
 
 /// A file's name without its directory, safe for a terminal.
-fn file_name(path: &Path) -> String {
+pub(super) fn file_name(path: &Path) -> String {
     text::plain(&path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
 }
 
