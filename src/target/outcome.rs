@@ -165,9 +165,7 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
         // V2-34: on 1.0 the headers mean nothing.
         200..300 => Outcome::Accepted { refused: 0 },
         // An empty request that is refused was not taken, whatever was written of it.
-        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && !sent.is_empty() => {
-            as_far_as_written()
-        }
+        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && !sent.is_empty() => as_far_as_written(),
         413 => Outcome::TooLarge,
         400 | 409 | 422 => Outcome::Refused,
         code @ (408 | 425 | 429 | 500..600) => Outcome::Retry {

@@ -8,7 +8,7 @@ use super::super::outcome::{Outcome, Reason as HoldReason};
 use super::super::suspicion::Finding;
 use super::super::window::BatchId;
 use super::active::{Active, Refusals, kept_parts_of};
-use super::{AttemptId, Delivery, Event, Flight, Refused, Said, Trouble, What};
+use super::{AttemptId, Delivery, Event, Flight, Refused, Said, TAKEN_FORWARDED_MAX, Trouble, What};
 use crate::savepoint::Reason;
 
 impl Delivery {
@@ -150,8 +150,11 @@ impl Delivery {
             self.culprits.accepted_headers(headers);
         }
         let forwarded = active.forwarded();
-        if self.taken_forwarded.as_ref() != Some(forwarded) {
-            self.taken_forwarded = Some(forwarded.clone());
+        if self.taken_forwarded.front() != Some(forwarded) {
+            let forwarded = forwarded.clone();
+            self.taken_forwarded.retain(|other| *other != forwarded);
+            self.taken_forwarded.truncate(TAKEN_FORWARDED_MAX - 1);
+            self.taken_forwarded.push_front(forwarded);
         }
         self.note_innocent_suspects(id, contents);
         let active = self.batches.get_mut(&id).expect("it was in flight");

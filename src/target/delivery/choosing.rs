@@ -543,11 +543,14 @@ impl Delivery {
         let in_doubt = self.batches.iter().find(|(_, active)| active.refusals.is_in_doubt).map(|(id, _)| *id);
         if let Some(active) = question_about.or(in_doubt).and_then(|id| self.batches.get(&id)) {
             self.last_kind = active.kind;
-            // Whose data fails alone with its headers, his empty request does too: others' headers show whether the target takes anything.
-            let forwarded = match &self.taken_forwarded {
-                Some(taken) if active.is_isolated && active.headers != 0 => taken,
-                _ => active.forwarded(),
-            };
+            // Whose data fails with its headers, his empty request does too: others' headers show whether the target takes anything, the next ones
+            // each time, because they may be locked out by now as well.
+            let own = active.forwarded();
+            let is_about_headers = question_about.is_some() && active.headers != 0;
+            let others = self.taken_forwarded.iter().filter(|other| is_about_headers && *other != own);
+            self.question_turn = self.question_turn.wrapping_add(1);
+            let turn = self.question_turn % others.clone().count().max(1);
+            let forwarded = others.clone().nth(turn).unwrap_or(own);
             self.last_forwarded.clone_from(forwarded);
         }
         let attempt = AttemptId(self.next_attempt);

@@ -51,7 +51,7 @@ mod settled;
 mod simulation;
 mod words;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,6 +72,9 @@ use super::window::{BatchId, Window};
 use crate::protocol::Protocol;
 use crate::savepoint::{Learned, Reason};
 use crate::wal::record::Kind;
+
+/// So many sets of headers that were taken of late are remembered.
+const TAKEN_FORWARDED_MAX: usize = 8;
 
 /// How often what was long ago is forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(10);
@@ -142,8 +145,10 @@ pub struct Delivery {
     /// Of the last batch: of what kind a question is, and with which headers.
     last_kind: Kind,
     last_forwarded: Vec<(String, Vec<u8>)>,
-    /// The headers of what was last taken.
-    taken_forwarded: Option<Vec<(String, Vec<u8>)>>,
+    /// The headers of what was taken of late, the last first.
+    taken_forwarded: VecDeque<Vec<(String, Vec<u8>)>>,
+    /// Whose turn it is of these, in a question.
+    question_turn: usize,
     completed: Vec<Completed>,
     refused: Vec<Refused>,
     events: Vec<Event>,
@@ -181,7 +186,8 @@ impl Delivery {
             round_trip: None,
             last_kind: Kind::Write1,
             last_forwarded: Vec::new(),
-            taken_forwarded: None,
+            taken_forwarded: VecDeque::new(),
+            question_turn: 0,
             completed: Vec::new(),
             refused: Vec::new(),
             events: Vec::new(),

@@ -32,7 +32,10 @@ impl Delivery {
             })
         };
         let found = self.batches.iter().find(|(_, active)| {
-            (active.was_attempted || active.was_asked_for_protocol) && !active.is_isolated && active.flight.is_none() && is_failing(active)
+            (active.was_attempted || active.was_asked_for_protocol)
+                && !active.is_isolated
+                && active.flight.is_none()
+                && is_failing(active)
         });
         found.map(|(id, _)| *id)
     }

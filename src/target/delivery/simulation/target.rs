@@ -68,7 +68,8 @@ pub(super) struct Manners {
     pub old_before: EntryId,
     pub known: Known,
     pub poison: HashSet<u64>,
-    pub locked_tenant: Option<u8>,
+    /// Each from a moment on.
+    pub locked_tenants: Vec<(u8, Duration)>,
     /// Of this kind nothing is understood: 415.
     pub not_understood: Option<Kind>,
     /// 415 to everything.
@@ -158,7 +159,7 @@ impl Manners {
             (retry(false, false), None)
         } else if chance(self.loses) {
             (retry(true, chance(500)), None)
-        } else if tenant.is_some() && tenant == self.locked_tenant {
+        } else if self.locked_tenants.iter().any(|(locked, from)| tenant == Some(*locked) && at >= *from) {
             (Outcome::Hold(Why::Status(401)), Some(401))
         } else if !entries.is_empty() && Some(kind) == self.not_understood {
             (Outcome::Hold(Why::Status(415)), Some(415))

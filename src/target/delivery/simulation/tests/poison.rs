@@ -97,7 +97,7 @@ fn a_tenant_that_is_locked_out_stops_nobody_for_ever() {
     every_seed_with(4, &mut (), |seed, ()| {
         let log = (0..900u64).map(|n| Fake::of(1..10).tenant(1 + (n % 3) as u8).at(seconds(1) * n as u32)).collect();
         let mut setup = Setup { learned: learned(), rules: rules(4), ..Setup::new(seed, log) };
-        setup.manners.locked_tenant = Some(2);
+        setup.manners.locked_tenants = vec![(2, Duration::ZERO)];
         let mut world = World::new(setup);
         world.run();
         let mut innocent = Duration::ZERO;

@@ -72,13 +72,44 @@ fn a_tenant_who_is_locked_out_stops_no_other_for_long_though_his_questions_fail_
             });
             let mut setup = Setup::new(seed, log.collect());
             setup.rules.protocol = rule;
-            setup.manners.locked_tenant = Some(1);
+            setup.manners.locked_tenants = vec![(1, Duration::ZERO)];
             let mut world = World::new(setup);
             world.run();
             assert_eq!((world.savepoint.ledger.delivered, world.refused_for(Reason::Poison)), (950, 50), "seed {seed}");
             assert!(world.elapsed() < seconds(1100), "seed {seed}: {:?}", world.elapsed());
         });
     }
+}
+
+#[test]
+fn of_three_tenants_two_of_whom_are_locked_out_one_after_the_other_the_third_goes_on() {
+    every_seed(20, |seed| {
+        // The second one was taken last when he is locked out himself.
+        let log = (0..2000u64).map(|n| {
+            let tenant = if n < 1000 { 1 + (n % 3) as u8 } else { 3 };
+            of_2(Fake::of([n % 5]).tenant(tenant).at(seconds(n)))
+        });
+        let mut setup = Setup::new(seed, log.collect());
+        setup.manners.locked_tenants = vec![(1, seconds(50)), (2, seconds(100 + seed))];
+        let mut world = World::new(setup);
+        world.run();
+        let ledger = world.savepoint.ledger;
+        assert_eq!(ledger.delivered + world.refused_for(Reason::Poison), 2000, "seed {seed}");
+        assert!(ledger.delivered >= 1333, "seed {seed}: {ledger:?}");
+        assert!(world.elapsed() < seconds(2100), "seed {seed}: {:?}", world.elapsed());
+    });
+}
+
+#[test]
+fn it_is_asked_once_however_many_wait_for_the_answer() {
+    let log = (0..20).map(|n| of_2(Fake::of([n]))).collect();
+    let mut setup = Setup { learned: learned(), ..Setup::new(1, log) };
+    setup.rules = rules(8);
+    setup.rules.max_samples_per_send = 1;
+    setup.manners.latency = (100, 100);
+    let mut world = World::new(setup);
+    world.run();
+    assert_eq!((world.protocol_questions, world.sent_in), (1, [0, 20]));
 }
 
 #[test]
