@@ -326,7 +326,7 @@ async fn what_was_acknowledged_before_a_sync_that_fails_survives_kill_9() {
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    assert!(acknowledged.len() > 5 && acknowledged.len() < 200, "{}", acknowledged.len());
+    assert!(acknowledged.len() > 1 && acknowledged.len() < 200, "{}", acknowledged.len());
     relay.kill_9().await;
     relay.config = relay.config.clone().run_by(&[]).target("a", &sink.url(), &[]);
     relay.start().await;
