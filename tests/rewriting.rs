@@ -195,3 +195,71 @@ async fn what_was_refused_is_sent_again_in_the_protocol_that_the_target_takes() 
     let ledger = relay.ledger("a").await;
     assert_eq!((ledger.accepted, ledger.delivered(), ledger.settled["refused"]), (2, 1, 1));
 }
+
+#[tokio::test]
+async fn what_was_refused_is_kept_with_the_headers_of_its_data_and_not_of_what_was_filtered_before_it() {
+    const TENANT: &str = "x-scope-orgid";
+
+    let sink = Sink::start().await;
+    let rule = "write_relabel_configs = [{ source_labels = [\"__name__\"], regex = \"secret\", action = \"drop\" }]";
+    let config = Config::new().server("forward_headers = [\"X-Scope-OrgID\"]").server("admin = true");
+    let relay = config.target("a", &sink.url(), &[&FAST[..], &[rule]].concat()).start().await;
+    let send_as = async |tenant: &str, request: Request| {
+        let post = request.post(Protocol::V2);
+        let request = client().post(relay.write_url()).header(TENANT, tenant).header("content-encoding", "snappy");
+        let request = request.header("content-type", post.protocol.content_type()).body(post.body);
+        assert_eq!(request.send().await.unwrap().status(), 204);
+    };
+    send_as("bob", of(&[&[("__name__", "up")]], 0)).await;
+    relay.drained(SOON).await;
+    sink.stop().await;
+    send_as("bob", of(&[&[("__name__", "up")]], 1)).await;
+    relay.in_state("a", "backing_off", SOON).await;
+    // Nothing is left of hers: it goes in his batch.
+    send_as("alice", of(&[&[("__name__", "secret")]], 2)).await;
+    send_as("bob", of(&[&[("__name__", "up")], &[("__name__", "down")]], 3)).await;
+    sink.script_for_data(|request| match request.samples.len() {
+        2 => Answer::status(400).keeping(vec![true, false]),
+        _ => Answer::status(204),
+    });
+    sink.start_again().await;
+    relay.drained(SOON).await;
+    assert_eq!(relay.ledger("a").await.settled["refused"], 1);
+    sink.script(|_| Answer::status(204));
+    let before = sink.arrived();
+    relay.ordered(&["dead-letter", "resend", "--target", "a", "--yes"]).await;
+    let resent = &sink.requests()[before..];
+    assert_eq!(resent.len(), 1);
+    assert_eq!(resent[0].headers[TENANT], "bob");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_of_which_nothing_is_left_is_booked_while_it_is_read() {
+    let sink = Sink::start().await;
+    sink.stop().await;
+    let mut relay = Config::new().wal("max_size = \"256MiB\"").target("a", &sink.url(), &FAST).start().await;
+    let instances: Vec<String> = (0..500).map(|number| format!("instance-{number}")).collect();
+    for number in 0..1000 {
+        let request = instances.iter().fold(Request::new(), |request, instance| {
+            request.series(&[("__name__", "up"), ("instance", instance)], &[(FIRST_TIMESTAMP + number, 1.0)])
+        });
+        send(&relay, Protocol::V1, request).await;
+    }
+    relay.terminate().await;
+    // Each record by itself, and with many stops in between.
+    let rule = "write_relabel_configs = [{ source_labels = [\"__name__\"], regex = \"up\", action = \"drop\" }]";
+    let lines = ["start_from = \"oldest\"", "max_samples_per_send = 1", rule];
+    relay.config = relay.config.clone().target("b", &sink.url(), &lines);
+    let (mut filtered, mut lives) = (0, 0);
+    while filtered < 500_000 {
+        relay.start().await;
+        let settled = relay.ledger("b").await.settled["filtered"];
+        assert!(lives == 0 || settled > filtered, "no life is in vain: {settled} of 500000 after {filtered}");
+        (filtered, lives) = (settled, lives + 1);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let (status, took) = relay.terminate().await;
+        assert!(status.success() && took < Duration::from_millis(1500), "{status} after {took:?}: it is heard at once");
+    }
+    println!("{lives} lives");
+    assert_eq!(filtered, 500_000);
+}
