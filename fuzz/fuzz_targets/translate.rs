@@ -70,7 +70,7 @@ fn stored(protocol: Protocol, message: &[u8]) -> Option<Summary> {
         Protocol::V1 => v1::walk(message, &SeenLabels::with_capacity(8)),
         Protocol::V2 => v2::walk(message, &mut v2::Scratch::default(), WRITTEN_OUT_MAX),
     };
-    summary.ok().filter(|summary| summary.offences.count() == 0 && !summary.is_unsorted)
+    summary.ok().filter(|summary| summary.offences.count() == 0 && summary.is_canonical)
 }
 
 /// Everything is in what was translated, or counted.
