@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use promrelay::protocol::rebuild::{Chosen, Rebuilt, Selection, rebuild};
-use promrelay::protocol::translate::{CustomBuckets, KnownMetadata, SentMetadata, Translated, to_1, to_2};
+use promrelay::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Translated, to_1, to_2};
 use promrelay::protocol::{Malformed, Protocol, SeenLabels, Summary, entries, v1, v2};
 use promrelay_fuzz::Input;
 
@@ -57,7 +57,10 @@ fuzz_target!(|data: &[u8]| {
 fn other(from: Protocol, selections: &[Selection<'_>], custom: CustomBuckets) -> Result<Translated, Malformed> {
     match from {
         Protocol::V1 => to_2(selections, &mut KnownMetadata::with_bytes_max(2000)),
-        Protocol::V2 => to_1(selections, custom, &mut SentMetadata::with_families_max(3), Instant::now()),
+        Protocol::V2 => {
+            let (series, mut sent) = (CustomSeries::with_bytes_max(custom, 2000), SentMetadata::with_families_max(3));
+            to_1(selections, &series, 0, &mut sent, Instant::now())
+        }
     }
 }
 

@@ -191,7 +191,7 @@ pub struct Target {
     #[serde(default)]
     pub protocol: Protocol,
     /// What becomes of histograms with custom buckets where data is sent in 1.0, which has no place for them: `"drop"` leaves them out, counted as
-    /// dropped; `"classic"` sends each as the classic series that it stands for. Default: `"drop"`.
+    /// dropped; `"classic"` sends each as the classic series that it stands for. Their stale markers and exemplars go the same way. Default: `"drop"`.
     #[serde(default)]
     pub custom_buckets: CustomBuckets,
     /// Labels that every series gets that does not have them, before `write_relabel_configs`. Default: none.

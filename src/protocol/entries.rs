@@ -261,9 +261,18 @@ pub(super) fn symbols_2<'a, S>(message: &'a [u8], made: impl Fn(&'a [u8]) -> S) 
     Ok(symbols)
 }
 
+/// The identity of the series of 2.0 with these references, by the symbols' hashes ([`text_hash`]). References are in pairs and in range.
+pub(super) fn identity_2(references: &[u32], hashes: &[u64]) -> u64 {
+    let mut identity = Identity::default();
+    for [name, value] in references.as_chunks::<2>().0 {
+        identity.add(part(hashes[*name as usize], hashes[*value as usize]));
+    }
+    identity.finish()
+}
+
 /// The hash of a name or value; 0 is the empty one's and no other's.
 #[inline]
-fn text_hash(text: &[u8]) -> u64 {
+pub(super) fn text_hash(text: &[u8]) -> u64 {
     if text.is_empty() { 0 } else { xxh3_64(text).max(1) }
 }
 

@@ -88,6 +88,7 @@ use telling::shown;
 use crate::clock::now_ms;
 use crate::dead_letter::Ring;
 use crate::metrics::{TargetMetrics, UNTRANSLATED};
+use crate::protocol::translate::Taught;
 use crate::savepoint::{Learned, Outcomes, Range};
 use crate::wal::{Log, Mark, Place, Readable};
 use batch::Completed;
@@ -115,6 +116,8 @@ struct InFlight {
     /// What is not in it, as metrics count it.
     untranslated: [u64; UNTRANSLATED.len()],
     has_metadata: bool,
+    /// What counts once it is taken.
+    taught: Taught,
     handle: AbortHandle,
 }
 
@@ -443,10 +446,11 @@ impl Target {
             self.progress.reserve(record.header.position);
         }
         let now = std::time::Instant::now();
-        let built = match self.requests.build(kind, protocol, &parts, samples, now) {
+        let built = match self.requests.build(kind, protocol, &forwarded, &parts, samples, now) {
             Ok(built) if built.is_empty => {
                 self.delivery.leaves_out(id, built.left_out);
                 self.metrics.untranslated(built.untranslated);
+                self.requests.learn(built.taught);
                 self.delivery.unsent(id, &Stored, now);
                 return;
             }
@@ -470,7 +474,7 @@ impl Target {
                 return;
             }
         };
-        let Built { body, is_empty: _, samples, left_out, untranslated, has_metadata } = built;
+        let Built { body, is_empty: _, samples, left_out, untranslated, has_metadata, taught } = built;
         if !left_out.is_empty() {
             self.delivery.leaves_out(id, left_out);
         }
@@ -482,7 +486,7 @@ impl Target {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (id, bytes, timeout, answer)
         });
-        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, handle });
+        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, taught, handle });
     }
 
     /// What an attempt came to.
@@ -493,10 +497,12 @@ impl Target {
             Err(error) if error.is_cancelled() => return,
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
-        let Some(InFlight { sent, untranslated, has_metadata, handle: _ }) = self.in_flight.remove(&id) else { return };
+        let Some(in_flight) = self.in_flight.remove(&id) else { return };
+        let InFlight { sent, untranslated, has_metadata, taught, handle: _ } = in_flight;
         let (outcome, said) = self.judge(sent, bytes, timeout, answer);
         if matches!(outcome, Outcome::Accepted { .. }) {
             self.metrics.untranslated(untranslated);
+            self.requests.learn(taught);
         } else if has_metadata {
             self.requests.forget_metadata();
         }

@@ -32,7 +32,7 @@ impl Target {
         let built = if protocol == *received {
             Ok(Built { body: body.clone(), samples: whole, ..Built::default() })
         } else {
-            self.requests.translate(*received, body, now)
+            self.requests.translate(*received, body, forwarded, now)
         };
         let built = match built {
             Ok(built) if !built.is_empty => built,
@@ -47,7 +47,7 @@ impl Target {
                 return;
             }
         };
-        let Built { body, samples, left_out, untranslated, has_metadata, .. } = built;
+        let Built { body, samples, left_out, untranslated, has_metadata, taught, .. } = built;
         let left_out = left_out.iter().sum();
         let is_confirmed = self.delivery.is_confirmed(protocol);
         let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
@@ -58,7 +58,7 @@ impl Target {
             (PARCEL, bytes, timeout, answer)
         });
         self.parcel_left_out = (whole.all(), left_out);
-        self.in_flight.insert(PARCEL, InFlight { sent, untranslated, has_metadata, handle });
+        self.in_flight.insert(PARCEL, InFlight { sent, untranslated, has_metadata, taught, handle });
     }
 
     /// Accepted and its outcome are booked together.

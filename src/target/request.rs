@@ -15,17 +15,20 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::batch::{Chosen, Contents, Entries, EntryFacts, Samples};
+use super::delivery::headers_of;
 use super::negotiation::protocol_of;
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
 use crate::protocol::rebuild::{self, Selection, rebuild};
 use crate::protocol::snappy::{self, SnappyError};
-use crate::protocol::translate::{CustomBuckets, KnownMetadata, SentMetadata, to_1, to_2};
+use crate::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Taught, to_1, to_2};
 use crate::protocol::{Malformed, Protocol, describe, entries};
 use crate::wal::record::Kind;
 
 /// Metric families of which a target of 1.0 has been told.
 const METADATA_FAMILIES_MAX: usize = 20_000;
+/// Bytes of what is known of series with custom buckets, for a target of 1.0: of some 60,000 at least, and twice as many at most.
+const CUSTOM_SERIES_BYTES_MAX: usize = 8 << 20;
 /// Bytes of what is known of metric families, for a target of 2.0.
 const METADATA_BYTES_MAX: usize = 4 << 20;
 
@@ -60,12 +63,15 @@ pub struct Built {
     pub untranslated: [u64; UNTRANSLATED.len()],
     /// It tells of metadata.
     pub has_metadata: bool,
+    /// For [`Requests::learn`].
+    pub taught: Taught,
 }
 
-/// Writes requests for a target, and remembers what it has been told of metadata.
+/// Writes requests for a target, and remembers what it has been told of metadata, and which series have custom buckets.
 #[derive(Debug)]
 pub struct Requests {
-    custom_buckets: CustomBuckets,
+    /// Series that a target of 1.0 does not have as they are.
+    custom_series: CustomSeries,
     /// What a target of 1.0 was told.
     sent_metadata: SentMetadata,
     /// What is known for a target of 2.0.
@@ -77,7 +83,7 @@ impl Requests {
     #[must_use]
     pub fn new(custom_buckets: CustomBuckets) -> Requests {
         Requests {
-            custom_buckets,
+            custom_series: CustomSeries::with_bytes_max(custom_buckets, CUSTOM_SERIES_BYTES_MAX),
             sent_metadata: SentMetadata::with_families_max(METADATA_FAMILIES_MAX),
             known_metadata: KnownMetadata::with_bytes_max(METADATA_BYTES_MAX),
         }
@@ -88,7 +94,13 @@ impl Requests {
         self.sent_metadata.forget();
     }
 
-    /// A request with these parts, in this protocol. `samples` are in them.
+    /// A request was taken by the target, or nothing in it was to be sent. (One that was not will be built again: it has to come out as
+    /// it did.)
+    pub fn learn(&mut self, taught: Taught) {
+        self.custom_series.learn(taught);
+    }
+
+    /// A request with these parts, which go with these headers, in this protocol. `samples` are in them.
     ///
     /// # Errors
     /// [`BodyError`].
@@ -96,6 +108,7 @@ impl Requests {
         &mut self,
         kind: Kind,
         protocol: Protocol,
+        forwarded: &[(String, Vec<u8>)],
         parts: &[(Arc<Outgoing>, Chosen)],
         samples: Samples,
         now: Instant,
@@ -112,7 +125,10 @@ impl Requests {
         }
         let messages = messages(parts)?;
         let translated = match protocol {
-            Protocol::V1 => to_1(&selections(&messages, parts), self.custom_buckets, &mut self.sent_metadata, now)?,
+            Protocol::V1 => {
+                let from = headers_of(forwarded);
+                to_1(&selections(&messages, parts), &self.custom_series, from, &mut self.sent_metadata, now)?
+            }
             Protocol::V2 => to_2(&selections(&messages, parts), &mut self.known_metadata)?,
         };
         let dropped = translated.dropped.iter().sum();
@@ -123,6 +139,7 @@ impl Requests {
             has_metadata: translated.metadata > 0,
             body: snappy::compress(&translated.message)?.into(),
             left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
+            taught: translated.taught,
         })
     }
 
@@ -130,11 +147,20 @@ impl Requests {
     ///
     /// # Errors
     /// [`BodyError`].
-    pub fn translate(&mut self, received: Protocol, body: &Bytes, now: Instant) -> Result<Built, BodyError> {
+    pub fn translate(
+        &mut self,
+        received: Protocol,
+        body: &Bytes,
+        forwarded: &[(String, Vec<u8>)],
+        now: Instant,
+    ) -> Result<Built, BodyError> {
         let message = snappy::decompress(body, u32::MAX)?;
         let selection = [Selection { message: &message, entries: rebuild::Chosen::All }];
         let translated = match received {
-            Protocol::V2 => to_1(&selection, self.custom_buckets, &mut self.sent_metadata, now)?,
+            Protocol::V2 => {
+                let from = headers_of(forwarded);
+                to_1(&selection, &self.custom_series, from, &mut self.sent_metadata, now)?
+            }
             Protocol::V1 => to_2(&selection, &mut self.known_metadata)?,
         };
         Ok(Built {
@@ -144,6 +170,8 @@ impl Requests {
             has_metadata: translated.metadata > 0,
             body: snappy::compress(&translated.message)?.into(),
             left_out: translated.dropped,
+            // It is out of order: what it says need not be so any more.
+            taught: Taught::default(),
         })
     }
 }

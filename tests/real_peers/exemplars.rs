@@ -56,6 +56,24 @@ impl Exemplars {
         self
     }
 
+    /// With those of the series of this name at the classic buckets with these bounds that they fell into.
+    pub fn in_classic_buckets(self, name: &str, bounds: &[f64]) -> Exemplars {
+        let mut exemplars = Exemplars::default();
+        for (labels, of_series) in self.0 {
+            let is_it = labels.get("__name__").is_some_and(|it| it == name);
+            for exemplar in of_series {
+                let mut labels = labels.clone();
+                if is_it {
+                    let value: f64 = exemplar.value.parse().expect("Prometheus writes a number");
+                    let bound = bounds.iter().find(|bound| value <= **bound).map_or("+Inf".into(), f64::to_string);
+                    labels.extend([("__name__".into(), format!("{name}_bucket")), ("le".into(), bound)]);
+                }
+                exemplars.0.entry(labels).or_default().insert(exemplar);
+            }
+        }
+        exemplars
+    }
+
     /// What is missing in `found`, or too much; `Ok` if nothing is, or if no more than `left_out` are missing.
     pub fn compare(&self, found: &Exemplars, left_out: u64) -> Result<(), String> {
         let mut differences: Vec<String> = self.not_in(found, "missing").collect();

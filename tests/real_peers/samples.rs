@@ -124,6 +124,15 @@ impl Holdings {
         left.filter(|(_, samples): &(Labels, Vec<_>)| !samples.is_empty()).collect()
     }
 
+    /// Without the series that have histograms of this schema: with their stale markers, too.
+    pub fn without_series_of_schema(&self, schema: i32) -> Holdings {
+        let is_of = |value: &Value| {
+            !value.is_stale_marker() && matches!(value, Value::Histogram { schema: found, .. } if *found == schema)
+        };
+        let is_other = |(_, samples): &(&Labels, &Vec<_>)| !samples.iter().any(|(_, value)| is_of(value));
+        self.0.iter().filter(is_other).map(|(labels, samples)| (labels.clone(), samples.clone())).collect()
+    }
+
     /// The values of each series whose name is `name`.
     pub fn named(&self, name: &str) -> impl Iterator<Item = (&Labels, Vec<&Value>)> {
         let name = name.to_owned();

@@ -50,18 +50,23 @@ async fn what_comes_in_2_0_reaches_targets_that_take_only_1_0() {
     let scraped = scene.play().await;
     scraped.assert_has_everything(kind);
 
-    // Of histograms with custom buckets 1.0 cannot say the buckets. That they have ended it can.
+    // Histograms with custom buckets 1.0 cannot say; so their ends and exemplars are those of a series that is not there.
     let count = scraped.samples.sample_count();
-    let sayable = scraped.samples.without_schema(CUSTOM_BUCKETS);
+    let sayable = scraped.samples.without_series_of_schema(CUSTOM_BUCKETS);
+    assert_eq!(sayable.named(CUSTOM).count(), 0);
+    let exemplars = scraped.exemplars.count();
+    let sayable_exemplars = scraped.exemplars.without(CUSTOM);
+    let left_out = (exemplars - sayable_exemplars.count()) as u64;
+    assert!(left_out > 0);
     let (delivered, dropped) = (sayable.sample_count(), count - sayable.sample_count());
     for name in ["prometheus", "victoria-metrics", "sink", "told"] {
         let target = scene.relay.settled_all(name, count).await;
         assert_eq!(target.samples, Ledger { accepted: count, delivered, dropped, ..Ledger::default() }, "of {name}");
-        assert_eq!(scene.relay.untranslated(name).await, [("custom_buckets".to_owned(), dropped)].into(), "of {name}");
+        let untranslated = [("custom_buckets".to_owned(), dropped), ("exemplar".to_owned(), left_out)];
+        assert_eq!(scene.relay.untranslated(name).await, untranslated.into(), "of {name}");
     }
     prometheus.holds(&sayable).await;
-    // (Those of a series that is not there Prometheus does not keep.)
-    prometheus.holds_exemplars(&scraped.exemplars.without("everything_wait_seconds")).await;
+    prometheus.holds_exemplars(&sayable_exemplars).await;
     scene.relay.delivered_all("as-it-is", count).await;
     let metadata = as_said_by_family(&by_series(&as_it_is), &scraped.metadata);
     assert!(metadata.len() > 100, "of nearly everything");
@@ -89,19 +94,21 @@ async fn what_comes_in_2_0_reaches_targets_that_take_only_1_0() {
     }
 }
 
+/// The exporter's histogram with buckets of old.
+const CUSTOM: &str = "everything_wait_seconds";
+
 /// What the exporter's histogram with buckets of old becomes: the series, and by how much it grows with each scrape.
 const CLASSIC_SERIES: [(&str, f64); 3] = [("_count", 4.0), ("_sum", 12.5), ("_bucket", 3.0)];
 
 /// The samples of one of its series; of the buckets, of that up to 2.5 s.
 fn of_classic<'a>(found: &'a Holdings, of: &str) -> Vec<&'a Value> {
-    let name = format!("everything_wait_seconds{of}");
+    let name = format!("{CUSTOM}{of}");
     let mut series = found.named(&name).filter(|(labels, _)| labels.get("le").is_none_or(|bound| bound == "2.5"));
     series.next().unwrap_or_else(|| panic!("no {name}")).1
 }
 
 /// At the end of a histogram Prometheus sends a stale marker without a schema and without bounds: it does not say which series have ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "the translation has to know what it made of a histogram before"]
 async fn the_classic_series_of_custom_buckets_end_when_the_histogram_does() {
     let directory = directory();
     let classic = Receiver::start("classic", directory.path(), RemoteWrite::V1).await;
@@ -110,10 +117,29 @@ async fn the_classic_series_of_custom_buckets_end_when_the_histogram_does() {
     let scraped = scene.play().await;
     scene.relay.settled_all("classic", scraped.samples.sample_count()).await;
     let found = classic.holdings().await.expect("Prometheus answers");
+    assert_eq!(found.named(CUSTOM).count(), 0, "no native marker");
+    let name = format!("{CUSTOM}_bucket");
+    let lasts = found.named(&name).map(|(_, values)| values.last().is_some_and(|last| last.is_stale_marker()));
+    assert_eq!(lasts.collect::<Vec<_>>(), [true; 3], "each bucket ends");
     for (of, _) in CLASSIC_SERIES {
         let last = of_classic(&found, of).pop().expect("a series has samples");
         assert!(last.is_stale_marker(), "{of} ends in {last}");
     }
+}
+
+/// Prometheus sends each exemplar in an entry of its own, of the histogram.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_exemplars_of_custom_buckets_go_to_the_classic_buckets_they_fell_into() {
+    let directory = directory();
+    let classic = Receiver::start("classic", directory.path(), RemoteWrite::V1).await;
+    let targets = [Target { tuning: CLASSIC, ..Target::new("classic", classic.write_url()) }];
+    let scene = Scene::start(directory.path(), Kind::server(RemoteWrite::V2), &targets).await;
+    let scraped = scene.play().await;
+    scene.relay.settled_all("classic", scraped.samples.sample_count()).await;
+    let expected = scraped.exemplars.in_classic_buckets(CUSTOM, &[0.1, 2.5]);
+    assert_eq!(expected.series(&format!("{CUSTOM}_bucket")), 3);
+    classic.holds_exemplars(&expected).await;
+    assert_eq!(scene.relay.untranslated("classic").await, [].into());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

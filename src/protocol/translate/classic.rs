@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Buckets are cumulative, also over those that a gap leaves out, and the last one is the count: observations of NaN are in no bucket of
-//! the histogram, but in that one. A stale marker marks the end of all series that its bounds name, with few or none of
-//! `_bucket{le="+Inf"}`, `_count` and `_sum` at least.
+//! the histogram, but in that one. A stale marker marks the end of all series that the histogram before it became, if that is known
+//! ([`CustomSeries`](super::CustomSeries)), else of those that its own bounds name; of `_bucket{le="+Inf"}`, `_count` and `_sum` at least.
+//!
+//! An exemplar goes to the bucket that its value fell into, one of NaN to the last.
 
 use std::ops::Range;
 
@@ -15,11 +17,8 @@ use super::super::histogram::{each_double, each_varint};
 use super::super::labels::METRIC_NAME;
 use super::super::wire::{Fields, Malformed, Value, zigzag, zigzag32};
 use super::bound;
-use super::sample::put_plain_sample;
+use super::sample::{STALE, put_plain_sample};
 use super::to_1::{LABEL_OVERHEAD, SERIES_HEAD_LEN, put_label, put_series_head};
-
-/// The stale marker.
-const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 /// The bucket's bound.
 const BOUND_NAME: &[u8] = b"le";
@@ -40,6 +39,8 @@ pub(super) struct Scratch {
     sum: u64,
     timestamp: u64,
     is_float: bool,
+    /// Exemplars by the bucket that they fell into.
+    placed: Vec<(usize, Range<usize>)>,
 }
 
 /// Of the histogram's series.
@@ -114,8 +115,8 @@ impl Scratch {
         self.labels.turn_to(labels);
     }
 
-    /// Reads a histogram. Returns how many bytes it takes as classic series, at most.
-    pub fn read(&mut self, mut histogram: Fields<'_>) -> Result<usize, Malformed> {
+    /// Reads a histogram.
+    pub fn read(&mut self, mut histogram: Fields<'_>) -> Result<(), Malformed> {
         self.spans.clear();
         self.deltas.clear();
         self.counts.clear();
@@ -135,17 +136,66 @@ impl Scratch {
                 _ => {}
             }
         }
-        Ok((self.bounds.len() + 3).saturating_mul(self.labels.len() + SERIES_LEN_MAX))
+        Ok(())
+    }
+
+    /// The bounds of what was read.
+    pub fn bounds(&self) -> &[f64] {
+        &self.bounds
+    }
+
+    /// What was read has these bounds, whatever it says.
+    pub fn set_bounds(&mut self, bounds: impl Iterator<Item = f64>) {
+        self.bounds.clear();
+        self.bounds.extend(bounds);
+    }
+
+    /// How many bytes so many series take, at most, without exemplars.
+    pub fn len_of(&self, series: usize) -> usize {
+        series.saturating_mul(self.labels.len() + SERIES_LEN_MAX)
+    }
+
+    /// Finds the bucket of each exemplar.
+    fn place(&mut self, places: &[(f64, Range<usize>)]) {
+        let bounds = &self.bounds;
+        let bucket = |value: f64| {
+            if value.is_nan() { bounds.len() } else { bounds.partition_point(|bound| *bound < value) }
+        };
+        self.placed.clear();
+        self.placed.extend(places.iter().map(|(value, range)| (bucket(*value), range.clone())));
+        // Stable: those of one bucket stay in order.
+        self.placed.sort_by_key(|(bucket, _)| *bucket);
+    }
+
+    /// Appends only `exemplars` to a request, each in the series of the bucket that it fell into. Returns how many series there are.
+    pub fn write_exemplars(&mut self, out: &mut Vec<u8>, exemplars: &[u8], places: &[(f64, Range<usize>)]) -> u64 {
+        self.place(places);
+        let placed = std::mem::take(&mut self.placed);
+        let mut series = 0;
+        for of_bucket in placed.chunk_by(|one, other| one.0 == other.0) {
+            let upper = self.bounds.get(of_bucket[0].0).copied().unwrap_or(f64::INFINITY);
+            self.bound.clear();
+            bound::write(&mut self.bound, upper);
+            let start = self.labels.begin(out, b"_bucket", Some(&self.bound));
+            for (_, range) in of_bucket {
+                out.extend_from_slice(&exemplars[range.clone()]);
+            }
+            put_series_head(out, start);
+            series += 1;
+        }
+        self.placed = placed;
+        series
     }
 
     /// Appends the series of the histogram that was read to a request, and to its buckets those `exemplars` that fell into them: fields of
     /// a series, each with its value. Returns how many series there are.
     pub fn write(&mut self, out: &mut Vec<u8>, exemplars: &[u8], places: &[(f64, Range<usize>)]) -> u64 {
+        self.place(places);
         let is_stale = self.sum == STALE;
         let bits = |value: f64| if is_stale { STALE } else { value.to_bits() };
         let mut buckets = Buckets::of(&self.spans, if self.is_float { self.counts.len() } else { self.deltas.len() });
         let (mut delta_sum, mut in_buckets, mut cumulative) = (0i64, 0u64, 0f64);
-        let mut lower = f64::NEG_INFINITY;
+        let mut placed = self.placed.iter().peekable();
         let bounds = std::mem::take(&mut self.bounds);
         for (index, upper) in bounds.iter().copied().chain([f64::INFINITY]).enumerate() {
             if let Some(bucket) = buckets.at(index as u64) {
@@ -163,15 +213,10 @@ impl Scratch {
             bound::write(&mut self.bound, upper);
             let start = self.labels.begin(out, b"_bucket", Some(&self.bound));
             put_plain_sample(out, bits(if is_last { self.count } else { cumulative }), self.timestamp);
-            for (value, range) in places {
-                let is_here =
-                    if is_last { value.is_nan() || *value > lower } else { *value > lower && *value <= upper };
-                if is_here || (index == 0 && *value == f64::NEG_INFINITY) {
-                    out.extend_from_slice(&exemplars[range.clone()]);
-                }
+            while let Some((_, range)) = placed.next_if(|(bucket, _)| *bucket == index) {
+                out.extend_from_slice(&exemplars[range.clone()]);
             }
             put_series_head(out, start);
-            lower = upper;
         }
         for (suffix, bits) in [(&b"_count"[..], bits(self.count)), (b"_sum", self.sum)] {
             let start = self.labels.begin(out, suffix, None);

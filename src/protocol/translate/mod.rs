@@ -5,7 +5,7 @@
 //!  labels           written out in each series  <-->  references into a table of symbols
 //!  samples          value, timestamp            <-->  the same              -->  start timestamp: left out
 //!  histograms       exponential                 <-->  the same              -->  start timestamp: left out
-//!                   classic series, or nothing  <---  with custom buckets
+//!                   classic series, or nothing  <---  with custom buckets, their ends, their exemplars     (CustomSeries)
 //!  exemplars        also in series of their own --->  with a sample of their series, or left out
 //!                                               <---  as they are
 //!  metadata         messages, of a family       <-->  of each series        (SentMetadata, KnownMetadata)
@@ -24,6 +24,7 @@
 
 mod bound;
 mod classic;
+mod custom_series;
 mod family;
 mod known_metadata;
 mod sample;
@@ -34,6 +35,7 @@ mod to_2;
 #[cfg(test)]
 mod tests;
 
+pub use custom_series::{CustomSeries, Taught};
 pub use known_metadata::KnownMetadata;
 pub use sent_metadata::{INTERVAL as METADATA_INTERVAL, SentMetadata};
 pub use to_1::{CustomBuckets, to_1};
@@ -52,8 +54,8 @@ pub struct Translated {
     pub metadata: u64,
     /// What its series hold: what a target that writes it all has to confirm.
     pub sent: Counts,
-    /// Of each selection, samples of the ledger that are not in it: histograms with custom buckets. (One that was sent on as several
-    /// series is sent, not dropped.)
+    /// Of each selection, samples of the ledger that are not in it: histograms with custom buckets, and stale markers of them. (One that
+    /// was sent on as several series is sent, not dropped.)
     pub dropped: Vec<u64>,
     /// Start timestamps that were left out, of samples, histograms and whole series.
     pub start_timestamps: u64,
@@ -65,6 +67,8 @@ pub struct Translated {
     pub metadata_left_out: u64,
     /// Fields that were left out because they are in no specification.
     pub unknown_fields: u64,
+    /// What [`CustomSeries::learn`] is to be told once the target has taken the request, or there is nothing in it to be sent.
+    pub taught: Taught,
 }
 
 impl Translated {

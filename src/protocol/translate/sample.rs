@@ -7,6 +7,9 @@ use super::super::rebuild::next_field;
 use super::super::symbols::put_bytes;
 use super::super::wire::{Fields, Malformed, Value, zigzag32};
 
+/// The value of a stale marker, or its sum.
+pub(super) const STALE: u64 = 0x7ff0_0000_0000_0002;
+
 /// Field 2 of a series in both protocols, length-delimited.
 const TAG_SAMPLE: u8 = 0x12;
 
@@ -92,27 +95,32 @@ pub(super) fn put_plain_sample(to: &mut Vec<u8>, bits: u64, timestamp: u64) {
     put_bytes(to, 2, &content[..len]);
 }
 
-/// Appends the fields of a histogram that both protocols have (1 to 16), as they are. Also tells whether its buckets have bounds of
-/// their own.
-pub(super) fn put_histogram_fields(
-    to: &mut Vec<u8>,
-    mut histogram: Fields<'_>,
-) -> Result<(Behind, IsCustom), Malformed> {
+/// Appends the fields of a histogram that both protocols have (1 to 16), as they are. Also tells what kind of histogram it is.
+pub(super) fn put_histogram_fields(to: &mut Vec<u8>, mut histogram: Fields<'_>) -> Result<(Behind, Kind), Malformed> {
     let mut behind = Behind::default();
-    let mut is_custom = IsCustom(false);
+    let mut kind = Kind::default();
     while let Some(field) = next_field(&mut histogram)? {
         match (field.number, field.value) {
             (4, Value::Varint(schema)) => {
-                is_custom = IsCustom(zigzag32(schema) == SCHEMA_CUSTOM);
+                kind.is_custom = zigzag32(schema) == SCHEMA_CUSTOM;
+                to.extend_from_slice(field.bytes);
+            }
+            (3, Value::Fixed64(sum)) => {
+                kind.is_stale = sum == STALE;
                 to.extend_from_slice(field.bytes);
             }
             (1..=16, _) => to.extend_from_slice(field.bytes),
             _ => behind.field(field.number, 17, field.value),
         }
     }
-    Ok((behind, is_custom))
+    Ok((behind, kind))
 }
 
-/// Whether a histogram has bounds of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct IsCustom(pub bool);
+/// What kind of histogram one is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Kind {
+    /// Its buckets have bounds of their own.
+    pub is_custom: bool,
+    /// It is none, but marks the end of its series. (Prometheus writes such a marker without schema and bounds, whatever the series had.)
+    pub is_stale: bool,
+}

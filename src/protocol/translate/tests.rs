@@ -1,6 +1,6 @@
 //! Translation, judged by prost and by the plainest rules that can be written down.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -17,7 +17,7 @@ fn all(message: &[u8]) -> Selection<'_> {
 }
 
 fn new_1(message: &[u8]) -> Result<Translated, Malformed> {
-    to_1(&[all(message)], CustomBuckets::Drop, &mut SentMetadata::default(), Instant::now())
+    to_1_with(&table(CustomBuckets::Drop), &[all(message)])
 }
 
 fn new_2(message: &[u8]) -> Result<Translated, Malformed> {
@@ -25,7 +25,16 @@ fn new_2(message: &[u8]) -> Result<Translated, Malformed> {
 }
 
 fn classic(message: &[u8]) -> Result<Translated, Malformed> {
-    to_1(&[all(message)], CustomBuckets::AsClassic, &mut SentMetadata::default(), Instant::now())
+    to_1_with(&table(CustomBuckets::AsClassic), &[all(message)])
+}
+
+fn table(custom_buckets: CustomBuckets) -> CustomSeries {
+    CustomSeries::with_bytes_max(custom_buckets, 1 << 20)
+}
+
+/// To a target that has been told no metadata.
+fn to_1_with(series: &CustomSeries, selections: &[Selection<'_>]) -> Result<Translated, Malformed> {
+    to_1(selections, series, 0, &mut SentMetadata::default(), Instant::now())
 }
 
 fn walk(protocol: Protocol, message: &[u8]) -> Result<Summary, Malformed> {
@@ -57,6 +66,8 @@ struct As1 {
 fn as_1(original: Vec<Series>) -> As1 {
     let mut as_1 = As1::default();
     let mut told = HashMap::new();
+    // Labels of series that had custom buckets last.
+    let mut custom_series = HashSet::new();
     for (number, mut series) in original.into_iter().enumerate() {
         if series.has_data()
             && let Some((r#type, help, unit)) = series.metadata.take()
@@ -74,12 +85,31 @@ fn as_1(original: Vec<Series>) -> As1 {
         series.metadata = None;
         let histograms: Vec<pb2::Histogram> =
             series.histograms.iter().map(|bytes| pb2::Histogram::decode(&**bytes).unwrap()).collect();
-        let custom = histograms.iter().filter(|histogram| histogram.schema == -53).count();
-        as_1.dropped += custom as u64;
-        let others = histograms.into_iter().filter(|histogram| histogram.schema != -53);
+        let labels = series.labels.as_chunks::<2>().0.iter().filter(|[_, value]| !value.is_empty());
+        let mut labels: Vec<[String; 2]> = labels.cloned().collect();
+        labels.sort();
+        if !series.samples.is_empty() {
+            custom_series.remove(&labels);
+        }
+        let (mut custom, mut others) = (0, Vec::new());
+        for histogram in histograms {
+            let is_stale = histogram.sum.to_bits() == arbitrary::STALE;
+            if histogram.schema == -53 || (is_stale && custom_series.contains(&labels)) {
+                custom += 1;
+            } else {
+                custom_series.remove(&labels);
+                others.push(histogram);
+                continue;
+            }
+            if !is_stale {
+                custom_series.insert(labels.clone());
+            }
+        }
+        as_1.dropped += custom;
         let mut starts = u64::from(series.created_timestamp != 0);
         series.created_timestamp = 0;
         series.histograms = others
+            .into_iter()
             .map(|mut histogram| {
                 starts += u64::from(histogram.start_timestamp != 0);
                 histogram.start_timestamp = 0;
@@ -90,7 +120,8 @@ fn as_1(original: Vec<Series>) -> As1 {
             starts += u64::from(*start != 0);
             *start = 0;
         }
-        if !series.has_data() && custom > 0 {
+        let is_custom = custom > 0 || (custom_series.contains(&labels) && !series.exemplars.is_empty());
+        if !series.has_data() && is_custom {
             as_1.exemplars += series.exemplars.len() as u64;
         } else if !series.has_data() && series.exemplars.is_empty() {
             as_1.empty_series += 1;
@@ -315,7 +346,7 @@ fn metadata_is_sent_once_a_minute_and_again_when_it_was_forgotten() {
             sent.forget();
         }
         let now = start + Duration::from_secs(seconds);
-        let translated = to_1(&[all(&message)], CustomBuckets::Drop, &mut sent, now).unwrap();
+        let translated = to_1(&[all(&message)], &table(CustomBuckets::Drop), 0, &mut sent, now).unwrap();
         let (_, metadata) = plain::of_1(&translated.message).unwrap();
         metadata.into_iter().map(|metadata| metadata.metric_family_name).collect::<Vec<_>>().join(" ")
     };
@@ -340,13 +371,12 @@ fn of_several_requests_only_the_chosen_entries_are_translated() {
         Selection { message: &messages[1], entries: Chosen::Range(1..2) },
         Selection { message: &messages[1], entries: Chosen::Range(1..1) },
     ];
-    let now = Instant::now();
-    let translated = to_1(&selections, CustomBuckets::Drop, &mut SentMetadata::default(), now).unwrap();
+    let translated = to_1_with(&table(CustomBuckets::Drop), &selections).unwrap();
     let names = |series: Vec<Series>| series.iter().map(|series| series.metric_name()).collect::<String>();
     assert_eq!(names(plain::of_1(&translated.message).unwrap().0), "ace");
     assert_eq!(translated.dropped, [2, 1, 0], "of each selection");
     let missing = Selection { message: &messages[0], entries: Chosen::Listed(&[3]) };
-    assert!(to_1(&[missing], CustomBuckets::Drop, &mut SentMetadata::default(), now).is_err());
+    assert!(to_1_with(&table(CustomBuckets::Drop), &[missing]).is_err());
 
     let messages = requests.each_ref().map(Message::encode_to_vec);
     let selections = [
@@ -367,9 +397,7 @@ fn requests_that_are_far_larger_when_they_are_written_out_are_not_merged_without
         pb2::TimeSeries { labels_refs: vec![1, 2, 3, 4], samples: vec![pb2::Sample::default()], ..Default::default() };
     let symbols = ["", "__name__", "up", "long", &long].map(str::to_owned).into();
     let message = pb2::Request { symbols, timeseries: vec![series; 100] }.encode_to_vec();
-    let to_1 = |times| {
-        to_1(&vec![all(&message); times], CustomBuckets::Drop, &mut SentMetadata::with_families_max(1), Instant::now())
-    };
+    let to_1 = |times| to_1_with(&table(CustomBuckets::Drop), &vec![all(&message); times]);
     assert_eq!(to_1(4).unwrap().series, 400);
     assert!(to_1(5).is_err());
 }
@@ -470,6 +498,157 @@ fn a_stale_marker_of_custom_buckets_marks_every_series_that_its_bounds_name() {
     }
 }
 
+/// One series' part of a request, as Prometheus sends it: each thing in an entry of its own.
+#[derive(Clone, Copy, Debug)]
+enum Part {
+    Custom(&'static [f64]),
+    Marker,
+    Exemplar(f64),
+    Exponential,
+    Float,
+}
+
+fn entry(name: &str, part: Part, timestamp: i64) -> pb1::TimeSeries {
+    let mut series = corpus::series(&[("__name__", name)]);
+    match part {
+        Part::Custom(bounds) => series.histograms.push(pb1::Histogram {
+            schema: -53,
+            sum: 2.5,
+            custom_values: bounds.to_vec(),
+            timestamp,
+            ..Default::default()
+        }),
+        Part::Marker => series.histograms.push(pb1::Histogram { timestamp, ..corpus::stale_histogram() }),
+        Part::Exemplar(value) => series.exemplars.push(corpus::exemplar(&[], value, timestamp)),
+        Part::Exponential => series.histograms.push(pb1::Histogram { timestamp, ..corpus::integer_histogram() }),
+        Part::Float => series.samples.push(corpus::sample(1.5f64.to_bits(), timestamp)),
+    }
+    series
+}
+
+/// A request of 2.0 with these entries, at timestamps from 1 on.
+fn request_of(parts: &[(&str, Part)]) -> Vec<u8> {
+    let entries = std::iter::zip(parts, 1..).map(|((name, part), timestamp)| entry(name, *part, timestamp));
+    arbitrary::as_2(&arbitrary::request(entries.collect())).encode_to_vec()
+}
+
+/// What a target that has taken `before` is sent.
+fn after(custom_buckets: CustomBuckets, before: &[(&str, Part)], then: &[(&str, Part)]) -> Translated {
+    let mut series = table(custom_buckets);
+    let taught = to_1_with(&series, &[all(&request_of(before))]).unwrap().taught;
+    series.learn(taught);
+    to_1_with(&series, &[all(&request_of(then))]).unwrap()
+}
+
+/// Each written series' name, bound, and whether it ends with a marker, has a histogram, or which exemplars it has.
+fn summary(translated: &Translated) -> Vec<String> {
+    let (series, _) = plain::of_1(&translated.message).unwrap();
+    let one = |series: &Series| {
+        let bound = series.labels.iter().skip_while(|text| *text != "le").nth(1).cloned().unwrap_or_default();
+        let ends = series.samples.iter().any(|(bits, ..)| *bits == arbitrary::STALE);
+        let exemplars: String = series.exemplars.iter().map(|exemplar| format!(" #{}", exemplar.0)).collect();
+        let histograms = " histogram".repeat(series.histograms.len());
+        format!("{} {bound}{}{histograms}{exemplars}", series.metric_name(), if ends { " ends" } else { "" })
+    };
+    series.iter().map(one).collect()
+}
+
+const ENDS: [&str; 5] =
+    ["a_bucket 0.5 ends", "a_bucket 1.0 ends", "a_bucket +Inf ends", "a_count  ends", "a_sum  ends"];
+const HALF_AND_ONE: Part = Part::Custom(&[0.5, 1.0]);
+
+#[test]
+fn a_stale_marker_without_bounds_ends_the_classic_series_that_were_sent() {
+    let ends = after(CustomBuckets::AsClassic, &[("a", HALF_AND_ONE)], &[("a", Part::Marker)]);
+    assert_eq!(summary(&ends), ENDS);
+    assert_eq!((ends.sent, ends.dropped), (Counts { samples: 5, ..Counts::default() }, vec![0]));
+    // Also in the same request, and in the same entry; and once more, should it be sent twice.
+    let same = after(CustomBuckets::AsClassic, &[], &[("a", HALF_AND_ONE), ("a", Part::Marker), ("a", Part::Marker)]);
+    assert_eq!(summary(&same)[5..], [ENDS, ENDS].concat());
+    let mut series = entry("a", HALF_AND_ONE, 1);
+    series.histograms.extend(entry("a", Part::Marker, 2).histograms);
+    let message = arbitrary::as_2(&arbitrary::request(vec![series])).encode_to_vec();
+    assert_eq!(summary(&classic(&message).unwrap())[5..], ENDS);
+    // The newest bounds count, and other series are none of its business.
+    let before = [("a", Part::Custom(&[7.0])), ("b", Part::Custom(&[9.0])), ("a", HALF_AND_ONE)];
+    let ends = after(CustomBuckets::AsClassic, &before, &[("a", Part::Marker), ("c", Part::Marker)]);
+    assert_eq!(summary(&ends), [&ENDS[..], &["c  histogram"]].concat());
+}
+
+#[test]
+fn where_custom_buckets_are_dropped_so_are_their_ends_and_exemplars() {
+    let then = [("a", Part::Marker), ("a", Part::Exemplar(0.7)), ("b", Part::Exemplar(0.7)), ("b", Part::Marker)];
+    let dropped = after(CustomBuckets::Drop, &[("a", HALF_AND_ONE), ("a", Part::Exemplar(0.1))], &then);
+    assert_eq!(summary(&dropped), ["b  #3", "b  histogram"]);
+    assert_eq!((dropped.dropped, dropped.exemplars), (vec![1], 1));
+}
+
+#[test]
+fn exemplars_that_come_alone_go_to_the_buckets_they_fell_into() {
+    let exemplars = [0.5, 0.75, 2.0, f64::NAN, f64::NEG_INFINITY].map(|value| ("a", Part::Exemplar(value)));
+    let sent = after(CustomBuckets::AsClassic, &[("a", HALF_AND_ONE)], &exemplars);
+    assert_eq!(
+        summary(&sent),
+        ["a_bucket 0.5 #1", "a_bucket 1.0 #2", "a_bucket +Inf #3", "a_bucket +Inf #4", "a_bucket 0.5 #5"]
+    );
+    assert_eq!((sent.sent, sent.exemplars), (Counts { exemplars: 5, ..Counts::default() }, 0));
+    // Several in one entry: each bucket is written once.
+    let mut series = entry("a", Part::Exemplar(3.0), 1);
+    series.exemplars.extend([(0.1, 2), (4.0, 3)].map(|(value, at)| corpus::exemplar(&[], value, at)));
+    let message = arbitrary::as_2(&arbitrary::request(vec![entry("a", HALF_AND_ONE, 1), series])).encode_to_vec();
+    assert_eq!(summary(&classic(&message).unwrap())[5..], ["a_bucket 0.5 #2", "a_bucket +Inf #1 #3"]);
+}
+
+#[test]
+fn bounds_that_are_too_long_to_be_known_lose_exemplars_which_are_counted_and_of_the_ends_those_of_the_buckets() {
+    let mut series = CustomSeries::with_bytes_max(CustomBuckets::AsClassic, 256);
+    let taught = to_1_with(&series, &[all(&request_of(&[("a", HALF_AND_ONE)]))]).unwrap().taught;
+    series.learn(taught);
+    let then = request_of(&[("a", Part::Exemplar(0.7)), ("a", Part::Marker)]);
+    let translated = to_1_with(&series, &[all(&then)]).unwrap();
+    assert_eq!(summary(&translated), &ENDS[2..]);
+    assert_eq!(translated.exemplars, 1);
+}
+
+#[test]
+fn a_series_that_is_an_ordinary_one_again_is_forgotten() {
+    for ordinary in [Part::Exponential, Part::Float] {
+        for custom_buckets in [CustomBuckets::Drop, CustomBuckets::AsClassic] {
+            let before = [("a", HALF_AND_ONE), ("a", ordinary)];
+            let translated = after(custom_buckets, &before, &[("a", Part::Exemplar(0.7)), ("a", Part::Marker)]);
+            assert_eq!(summary(&translated), ["a  #1", "a  histogram"], "{ordinary:?}");
+            let mut series = table(custom_buckets);
+            series.learn(to_1_with(&series, &[all(&request_of(&before[..1]))]).unwrap().taught);
+            assert_eq!(series.len(), 1);
+            series.learn(to_1_with(&series, &[all(&request_of(&before[1..]))]).unwrap().taught);
+            assert!(series.is_empty());
+        }
+    }
+}
+
+#[test]
+fn equal_series_of_two_tenants_are_told_apart() {
+    let mut series = table(CustomBuckets::Drop);
+    let of = |series: &CustomSeries, tenant, part| {
+        let message = request_of(&[("a", part)]);
+        to_1(&[all(&message)], series, tenant, &mut SentMetadata::default(), Instant::now()).unwrap()
+    };
+    series.learn(of(&series, 1, HALF_AND_ONE).taught);
+    series.learn(of(&series, 2, Part::Exponential).taught);
+    assert_eq!(of(&series, 1, Part::Marker).dropped, [1]);
+    assert_eq!(summary(&of(&series, 2, Part::Marker)), ["a  histogram"]);
+}
+
+#[test]
+fn what_is_known_already_teaches_nothing() {
+    let parts = [("a", HALF_AND_ONE), ("b", Part::Float), ("a", Part::Exemplar(1.0)), ("a", Part::Marker)];
+    assert_eq!(after(CustomBuckets::AsClassic, &parts, &parts).taught, Taught::default());
+    assert_eq!(
+        after(CustomBuckets::AsClassic, &[], &[("b", Part::Float), ("c", Part::Marker)]).taught,
+        Taught::default()
+    );
+}
+
 #[test]
 fn few_symbols_referred_to_very_often_are_not_written_out_without_end() {
     let long = "x".repeat(1 << 20);
@@ -554,6 +733,18 @@ fn a_sample_s_unusual_forms_are_read_as_prost_reads_them() {
     }
 }
 
+fn parts() -> impl Strategy<Value = Vec<(&'static str, Part)>> {
+    let part = prop_oneof![
+        Just(HALF_AND_ONE),
+        Just(Part::Custom(&[])),
+        Just(Part::Marker),
+        (-1..3i32).prop_map(|value| Part::Exemplar(value.into())),
+        Just(Part::Exponential),
+        Just(Part::Float),
+    ];
+    prop::collection::vec((prop_oneof![Just("a"), Just("b")], part), 0..8)
+}
+
 proptest! {
     /// Labels in any order, any bits, histograms that make no sense: what prost encodes is translated as the rules say.
     #[test]
@@ -582,9 +773,42 @@ proptest! {
 
         let messages: Vec<Vec<u8>> = requests.iter().map(|request| arbitrary::as_2(request).encode_to_vec()).collect();
         let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-        let several = to_1(&selections, CustomBuckets::Drop, &mut SentMetadata::default(), Instant::now()).unwrap();
-        let parts = messages.iter().map(|message| new_1(message).unwrap().message);
-        prop_assert_eq!(parts.collect::<Vec<_>>().concat(), several.message);
+        for custom_buckets in [CustomBuckets::Drop, CustomBuckets::AsClassic] {
+            let mut series = table(custom_buckets);
+            let several = to_1_with(&series, &selections).unwrap();
+            let parts = selections.iter().map(|selection| {
+                let part = to_1_with(&series, std::slice::from_ref(selection)).unwrap();
+                series.learn(part.taught);
+                part.message
+            });
+            prop_assert_eq!(parts.collect::<Vec<_>>().concat(), several.message);
+        }
+    }
+
+    /// A request that failed is built again, whole or in pieces that are taken one after the other: what is sent is the same.
+    #[test]
+    fn a_request_that_is_built_again_is_the_same_also_in_pieces(
+        before in parts(),
+        parts in parts(),
+        cut in any::<prop::sample::Index>(),
+        is_classic: bool,
+    ) {
+        let mut series = table(if is_classic { CustomBuckets::AsClassic } else { CustomBuckets::Drop });
+        series.learn(to_1_with(&series, &[all(&request_of(&before))]).unwrap().taught);
+        let message = request_of(&parts);
+        let whole = to_1_with(&series, &[all(&message)]).unwrap();
+        prop_assert_eq!(&to_1_with(&series, &[all(&message)]).unwrap(), &whole);
+        let cut = cut.index(parts.len() + 1) as u32;
+        let piece = |entries| [Selection { message: &message, entries: Chosen::Range(entries) }];
+        let first = to_1_with(&series, &piece(0..cut)).unwrap();
+        series.learn(first.taught);
+        let second = to_1_with(&series, &piece(cut..parts.len() as u32)).unwrap();
+        prop_assert_eq!([&first.message[..], &second.message].concat(), whole.message);
+        prop_assert_eq!(first.dropped[0] + second.dropped[0], whole.dropped[0]);
+        prop_assert_eq!(first.exemplars + second.exemplars, whole.exemplars);
+        if !is_classic {
+            judge_to_1(&message, "where nothing is known");
+        }
     }
 
     #[test]
@@ -598,7 +822,7 @@ proptest! {
         let custom = as_1(plain::of_2(&message).unwrap()).dropped;
         let (series, _) = plain::of_1(&translated.message).unwrap();
         let others = as_1(plain::of_2(&message).unwrap()).series;
-        let made: Vec<&Series> = series.iter().filter(|series| !others.contains(series)).collect();
+        let made: Vec<&Series> = series.iter().filter(|series| series.has_data() && !others.contains(series)).collect();
         let infinite = made.iter().filter(|series| series.labels.contains(&"+Inf".to_owned())).count() as u64;
         prop_assert!(infinite <= custom);
         let mut last = 0.0;
@@ -660,7 +884,7 @@ proptest! {
         let selections = [all(&bytes), Selection { message: &bytes, entries: Chosen::Range(0..end.into()) }];
         let _ = to_2(&selections, &mut KnownMetadata::default());
         for custom_buckets in [CustomBuckets::Drop, CustomBuckets::AsClassic] {
-            let _ = to_1(&selections, custom_buckets, &mut SentMetadata::default(), Instant::now());
+            let _ = to_1_with(&table(custom_buckets), &selections);
         }
     }
 }

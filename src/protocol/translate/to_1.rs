@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use prost::encoding::{encode_varint, encoded_len_varint};
 
-use super::super::entries::{REFERENCE_OUT_OF_RANGE, symbols_2};
+use super::super::entries::{REFERENCE_OUT_OF_RANGE, identity_2, symbols_2, text_hash};
 use super::super::histogram::each_varint;
 use super::super::labels::METRIC_NAME;
 use super::super::rebuild::{Selection, each_chosen};
 use super::super::symbols::{put_bytes, put_head};
 use super::super::wire::{Fields, Malformed, Value};
-use super::sample::{IsCustom, put_histogram_fields, put_sample};
-use super::{SentMetadata, Translated, classic, family};
+use super::custom_series::Bounds;
+use super::sample::{Kind, put_histogram_fields, put_sample};
+use super::{CustomSeries, SentMetadata, Translated, classic, family};
 
 /// What becomes of histograms with custom buckets, which 1.0 does not have (Prometheus does not send them either).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,19 +35,23 @@ const MERGED_BYTES_MAX: usize = 32 << 20;
 
 /// The chosen entries of 2.0 requests as one request of 1.0.
 ///
-/// `sent` is what the target has been told of metric families so far, `now` tells what is to be told again.
+/// `series` is what is known of series with custom buckets, of which those that come `from` one place are told apart from others; what
+/// is new stands in [`Translated::taught`]. `sent` is what the target has been told of metric families so far, `now` tells what is to be
+/// told again.
 ///
 /// # Errors
 /// A message is no request of 2.0, a chosen entry does not exist, or several requests together take more than 32 MiB. The offset is one in that
 /// selection's message.
 pub fn to_1(
     selections: &[Selection<'_>],
-    custom_buckets: CustomBuckets,
+    series: &CustomSeries,
+    from: u64,
     sent: &mut SentMetadata,
     now: Instant,
 ) -> Result<Translated, Malformed> {
     let mut writer = Writer {
-        custom_buckets,
+        series,
+        from,
         sent,
         now,
         translated: Translated { dropped: vec![0; selections.len()], ..Translated::default() },
@@ -60,6 +65,8 @@ pub fn to_1(
         entry: Entry::default(),
         nested: Vec::new(),
         classic: classic::Scratch::default(),
+        hashes: Vec::new(),
+        newest_bounds: None,
     };
     for (number, selection) in selections.iter().enumerate() {
         if writer.out.len() > MERGED_BYTES_MAX {
@@ -70,6 +77,7 @@ pub fn to_1(
         }
         let symbols = symbols_2(selection.message, |symbol| symbol)?;
         writer.labels.turn_to_another_table();
+        writer.hashes.clear();
         let mut told = None;
         each_chosen(selection, 5, |field, series| match series {
             Some(series) => writer.series(series, &symbols, number, &mut told),
@@ -87,7 +95,8 @@ pub fn to_1(
 }
 
 struct Writer<'s> {
-    custom_buckets: CustomBuckets,
+    series: &'s CustomSeries,
+    from: u64,
     sent: &'s mut SentMetadata,
     now: Instant,
     translated: Translated,
@@ -99,6 +108,10 @@ struct Writer<'s> {
     entry: Entry,
     nested: Vec<u8>,
     classic: classic::Scratch,
+    /// Of the table of symbols, if they were needed yet.
+    hashes: Vec<u64>,
+    /// Series of one metric have equal ones most often.
+    newest_bounds: Option<Bounds>,
 }
 
 /// The entry at hand.
@@ -115,11 +128,32 @@ struct Entry {
     exemplar_places: Vec<(f64, Range<usize>)>,
     /// Those that did not fit.
     exemplars_left_out: u64,
-    /// Where histograms with custom buckets lie in the message.
-    custom: Vec<Range<usize>>,
+    /// All histograms, in order.
+    found: Vec<Found>,
+    /// Of these, those with custom buckets.
+    custom: Vec<Custom>,
     start_timestamps: u64,
     /// Of those with custom buckets: if they are dropped, that is the greater loss.
     custom_start_timestamps: u64,
+}
+
+/// A histogram as it was found.
+#[derive(Debug)]
+struct Found {
+    kind: Kind,
+    /// Where it lies in the message of its series.
+    at: Range<usize>,
+    /// Where it was put in the entry's data, if it has no custom buckets.
+    data: Range<usize>,
+    has_start_timestamp: bool,
+}
+
+/// A histogram with custom buckets, or its stale marker.
+#[derive(Debug)]
+struct Custom {
+    at: Range<usize>,
+    /// Of a marker: the bounds of what ended, if that is known.
+    ended: Option<Bounds>,
 }
 
 impl Entry {
@@ -128,10 +162,41 @@ impl Entry {
         self.data.clear();
         self.exemplars.clear();
         self.exemplar_places.clear();
+        self.found.clear();
         self.custom.clear();
         (self.samples, self.histograms, self.exemplars_left_out) = (0, 0, 0);
         (self.start_timestamps, self.custom_start_timestamps) = (0, 0);
     }
+}
+
+impl Entry {
+    /// Markers that are of custom buckets after all.
+    fn take_markers_out(&mut self) {
+        let mut custom = self.custom.iter().rev().peekable();
+        for found in self.found.iter().rev() {
+            if custom.next_if(|custom| custom.at == found.at).is_some() && !found.kind.is_custom {
+                self.data.drain(found.data.clone());
+                self.histograms -= 1;
+                self.start_timestamps -= u64::from(found.has_start_timestamp);
+                self.custom_start_timestamps += u64::from(found.has_start_timestamp);
+            }
+        }
+    }
+}
+
+/// The labels of an entry whose references were checked.
+fn labels<'a>(entry: &Entry, symbols: &[&'a [u8]]) -> impl Iterator<Item = [&'a [u8]; 2]> {
+    let (pairs, _) = entry.references.as_chunks::<2>();
+    pairs.iter().map(|pair| pair.map(|reference| symbols[reference as usize]))
+}
+
+/// Reads a histogram with custom buckets, or a stale marker: with the bounds of what ended, where they are known.
+fn read_custom(classic: &mut classic::Scratch, series: Fields<'_>, custom: &Custom) -> Result<(), Malformed> {
+    classic.read(series.part(custom.at.clone()))?;
+    if let Some(bounds) = custom.ended.as_ref().and_then(Bounds::values) {
+        classic.set_bounds(bounds);
+    }
+    Ok(())
 }
 
 /// The metadata that was last looked at: the metric's name as a reference, whether it is of native histograms, and its bytes.
@@ -177,6 +242,7 @@ impl Writer<'_> {
         if !self.entry.references.len().is_multiple_of(2) {
             return Err(Malformed { offset: series.offset(), what: "an odd number of label references" });
         }
+        let bounds = self.judge(series, symbols)?;
         // An entry of exemplars does not tell whether the metric is a native histogram: its samples are not far.
         if let Some(metadata) = metadata
             && self.entry.samples + self.entry.histograms + self.entry.custom.len() as u64 > 0
@@ -186,7 +252,8 @@ impl Writer<'_> {
         self.translated.exemplars += self.entry.exemplars_left_out;
         let exemplars = self.entry.exemplar_places.len() as u64;
         if !self.entry.custom.is_empty() {
-            let is_sent = self.custom_buckets == CustomBuckets::AsClassic && self.classic_series(series, symbols)?;
+            let is_sent =
+                self.series.custom_buckets() == CustomBuckets::AsClassic && self.classic_series(series, symbols)?;
             if is_sent {
                 self.translated.start_timestamps += self.entry.custom_start_timestamps;
             } else {
@@ -200,6 +267,19 @@ impl Writer<'_> {
                 self.translated.start_timestamps += if is_sent { self.entry.start_timestamps } else { 0 };
                 return Ok(());
             }
+        }
+        if let Some(bounds) = bounds
+            && self.entry.data.is_empty()
+            && exemplars > 0
+        {
+            // Prometheus sends each exemplar in an entry of its own.
+            if self.classic_exemplars(&bounds, symbols) {
+                self.translated.sent.exemplars += exemplars;
+                self.translated.start_timestamps += self.entry.start_timestamps;
+            } else {
+                self.translated.exemplars += exemplars;
+            }
+            return Ok(());
         }
         if self.entry.data.is_empty() && self.entry.exemplars.is_empty() {
             self.translated.empty_series += u64::from(self.entry.exemplars_left_out == 0);
@@ -229,19 +309,65 @@ impl Writer<'_> {
     fn histogram(&mut self, series: Fields<'_>, histogram: Fields<'_>) -> Result<(), Malformed> {
         let entry = &mut self.entry;
         self.nested.clear();
-        let (behind, is_custom) = put_histogram_fields(&mut self.nested, histogram)?;
-        let has_start_timestamp = u64::from(behind.start_timestamp != 0);
+        let (behind, kind) = put_histogram_fields(&mut self.nested, histogram)?;
+        let has_start_timestamp = behind.start_timestamp != 0;
         self.translated.unknown_fields += behind.unknown_fields;
-        if is_custom == IsCustom(true) {
-            entry.custom_start_timestamps += has_start_timestamp;
-            let start = histogram.offset() - series.offset();
-            entry.custom.push(start..start + histogram.rest().len());
+        let start = entry.data.len();
+        if kind.is_custom {
+            entry.custom_start_timestamps += u64::from(has_start_timestamp);
         } else {
             put_bytes(&mut entry.data, 4, &self.nested);
             entry.histograms += 1;
-            entry.start_timestamps += has_start_timestamp;
+            entry.start_timestamps += u64::from(has_start_timestamp);
         }
+        let at = histogram.offset() - series.offset();
+        let at = at..at + histogram.rest().len();
+        entry.found.push(Found { kind, at, data: start..entry.data.len(), has_start_timestamp });
         Ok(())
+    }
+
+    /// Finds out which histograms and stale markers of the entry are of custom buckets, and learns what its series has now. Returns the
+    /// bounds, if these are custom buckets.
+    fn judge(&mut self, series: Fields<'_>, symbols: &[&[u8]]) -> Result<Option<Bounds>, Malformed> {
+        let Writer { series: known, translated, entry, .. } = self;
+        let has_custom = entry.found.iter().any(|found| found.kind.is_custom);
+        if !has_custom && known.is_empty() && translated.taught.is_empty() {
+            return Ok(None);
+        }
+        if self.hashes.is_empty() {
+            self.hashes.extend(symbols.iter().map(|symbol| text_hash(symbol)));
+        }
+        let identity = identity_2(&entry.references, &self.hashes) ^ self.from;
+        let (before, is_old) = match (translated.taught.look(identity), known.look(identity)) {
+            (Some(learned), _) => (learned.clone(), false),
+            (None, Some((bounds, is_old))) => (Some(bounds.clone()), is_old),
+            (None, None) => (None, false),
+        };
+        // Both in one entry are not allowed, so the order does not matter.
+        let mut now = if entry.samples == 0 { before.clone() } else { None };
+        for found in &entry.found {
+            match found.kind {
+                Kind { is_stale: true, is_custom } if is_custom || now.is_some() => {
+                    entry.custom.push(Custom { at: found.at.clone(), ended: now.clone() });
+                }
+                Kind { is_custom: true, .. } => {
+                    if known.custom_buckets() == CustomBuckets::AsClassic {
+                        self.classic.read(series.part(found.at.clone()))?;
+                    }
+                    let near = [now.as_ref(), self.newest_bounds.as_ref()];
+                    let bounds = known.bounds(self.classic.bounds(), near);
+                    entry.custom.push(Custom { at: found.at.clone(), ended: None });
+                    self.newest_bounds = Some(bounds.clone());
+                    now = Some(bounds);
+                }
+                _ => now = None,
+            }
+        }
+        if now != before || (is_old && has_custom) {
+            translated.taught.learn(identity, now.clone());
+        }
+        entry.take_markers_out();
+        Ok(now)
     }
 
     /// Its labels go in front, whatever their place was; there may be none (`V2-91`). One that would make the request too large is left out.
@@ -370,23 +496,37 @@ impl Writer<'_> {
         Ok(())
     }
 
+    /// The exemplars of the entry, which has nothing else, in the classic series they belong to, if these are known and that does not
+    /// take too much: else none of them.
+    fn classic_exemplars(&mut self, bounds: &Bounds, symbols: &[&[u8]]) -> bool {
+        let Some(bounds) = bounds.values() else { return false };
+        let entry = &self.entry;
+        self.classic.turn_to(labels(entry, symbols));
+        let len = self.classic.len_of(entry.exemplar_places.len());
+        if len > self.written_out_left {
+            return false;
+        }
+        self.written_out_left -= len;
+        self.classic.set_bounds(bounds);
+        self.translated.series += self.classic.write_exemplars(&mut self.out, &entry.exemplars, &entry.exemplar_places);
+        true
+    }
+
     /// The custom histograms of the entry as classic series, if that does not take too much: else none of them.
     fn classic_series(&mut self, series: Fields<'_>, symbols: &[&[u8]]) -> Result<bool, Malformed> {
         let entry = &self.entry;
-        let (pairs, _) = entry.references.as_chunks::<2>();
-        let labels = pairs.iter().map(|pair| pair.map(|reference| symbols[reference as usize]));
-        self.classic.turn_to(labels);
-        let custom = |range: &Range<usize>| series.part(range.clone());
+        self.classic.turn_to(labels(entry, symbols));
         let mut len = 0usize;
-        for range in &entry.custom {
-            len = len.saturating_add(self.classic.read(custom(range))?);
+        for custom in &entry.custom {
+            read_custom(&mut self.classic, series, custom)?;
+            len = len.saturating_add(self.classic.len_of(self.classic.bounds().len() + 3));
         }
         if len > self.written_out_left {
             return Ok(false);
         }
         self.written_out_left -= len;
-        for (n, range) in entry.custom.iter().enumerate() {
-            self.classic.read(custom(range))?;
+        for (n, custom) in entry.custom.iter().enumerate() {
+            read_custom(&mut self.classic, series, custom)?;
             // Exemplars that have no other place go to the buckets they fell into.
             let has_exemplars = n + 1 == entry.custom.len() && entry.data.is_empty();
             let places = if has_exemplars { &entry.exemplar_places[..] } else { &[] };

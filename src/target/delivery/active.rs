@@ -66,7 +66,7 @@ impl Active {
         Active {
             lane,
             kind: lead.header.kind,
-            headers: headers_of(&lead),
+            headers: headers_of(&lead.meta.forwarded),
             lead,
             batch: Batch::new(records, is_possibly_delivered),
             series: None,
@@ -99,14 +99,14 @@ pub(super) fn kept_parts_of(batch: &Batch, parts: &[Part]) -> Vec<(Arc<Outgoing>
     parts_of(batch, parts).into_iter().filter(|(record, _)| !record.is_empty()).collect()
 }
 
-/// A number that is equal for equal forwarded headers.
-fn headers_of(record: &Outgoing) -> u64 {
+/// A number that is equal for equal forwarded headers; 0 for none.
+pub(in crate::target) fn headers_of(forwarded: &[(String, Vec<u8>)]) -> u64 {
     use std::hash::{DefaultHasher, Hash, Hasher};
-    if record.meta.forwarded.is_empty() {
+    if forwarded.is_empty() {
         return 0;
     }
     let mut hasher = DefaultHasher::new();
-    record.meta.forwarded.hash(&mut hasher);
+    forwarded.hash(&mut hasher);
     hasher.finish() | 1
 }
 

@@ -56,6 +56,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use active::Active;
+pub(super) use active::headers_of;
 use budget::Budget;
 use senders::Senders;
 pub use words::{Attempt, AttemptId, Event, Lane, Next, Refused, Resume, Rules, Said, Trouble};
