@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use promrelay::protocol::rebuild::{Chosen, Rebuilt, Selection, rebuild};
-use promrelay::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Translated, to_1, to_2};
+use promrelay::protocol::translate::{
+    CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Translated, to_1, to_2,
+};
 use promrelay::protocol::{Malformed, Protocol, SeenLabels, Summary, entries, v1, v2};
 use promrelay_fuzz::Input;
 
@@ -70,7 +72,7 @@ fn stored(protocol: Protocol, message: &[u8]) -> Option<Summary> {
         Protocol::V1 => v1::walk(message, &SeenLabels::with_capacity(8)),
         Protocol::V2 => v2::walk(message, &mut v2::Scratch::default(), WRITTEN_OUT_MAX),
     };
-    summary.ok().filter(|summary| summary.offences.count() == 0 && !summary.is_unsorted)
+    summary.ok().filter(|summary| summary.offences.count() == 0 && summary.is_canonical)
 }
 
 /// Everything is in what was translated, or counted.
