@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
 use promrelay::protocol::rebuild::{Chosen, Rebuilt, Selection, rebuild};
-use promrelay::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Translated, to_1, to_2};
+use promrelay::protocol::translate::{
+    CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Translated, to_1, to_2,
+};
 use promrelay::protocol::{Malformed, Protocol, SeenLabels, Summary, entries, v1, v2};
 use promrelay_fuzz::Input;
 
