@@ -448,6 +448,20 @@ fn custom_buckets_are_sent_as_classic_series_where_that_is_wanted() {
 }
 
 #[test]
+fn histograms_that_have_room_in_a_request_of_their_own_are_not_dropped_from_several_in_one() {
+    // Six series of 0.1 MB each for each of 20 histograms.
+    let long = "x".repeat(100_000);
+    let series = pb1::TimeSeries {
+        histograms: vec![corpus::custom_histogram()],
+        ..corpus::series(&[("__name__", "rpc"), ("long", &long)])
+    };
+    let message = arbitrary::as_2(&arbitrary::request(vec![series; 20])).encode_to_vec();
+    let series = table(CustomBuckets::AsClassic);
+    assert_eq!(to_1_with(&series, &[all(&message)]).unwrap().dropped, [0]);
+    assert!(to_1_with(&series, &[all(&message), all(&message)]).is_err());
+}
+
+#[test]
 fn what_is_dropped_is_not_counted_a_second_time_for_its_start_timestamp() {
     let mut request =
         pb2::Request::decode(&*custom_2(corpus::custom_histogram(), &[("__name__", "rpc")], vec![])).unwrap();

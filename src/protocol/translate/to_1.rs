@@ -33,6 +33,9 @@ const WRITTEN_OUT_MAX: usize = 16 << 20;
 /// the walk's to limit.)
 const MERGED_BYTES_MAX: usize = 32 << 20;
 
+const TOGETHER_TOO_LARGE: Malformed =
+    Malformed { offset: 0, what: "requests that together are too large when they are written out, found" };
+
 /// The chosen entries of 2.0 requests as one request of 1.0.
 ///
 /// `series` is what is known of series with custom buckets, of which those that come `from` one place are told apart from others; what
@@ -61,6 +64,7 @@ pub fn to_1(
         ),
         metadata: Vec::new(),
         written_out_left: WRITTEN_OUT_MAX,
+        has_no_room_left: false,
         labels: WrittenLabels::default(),
         entry: Entry::default(),
         nested: Vec::new(),
@@ -70,10 +74,7 @@ pub fn to_1(
     };
     for (number, selection) in selections.iter().enumerate() {
         if writer.out.len() > MERGED_BYTES_MAX {
-            return Err(Malformed {
-                offset: 0,
-                what: "requests that together are too large when they are written out",
-            });
+            return Err(TOGETHER_TOO_LARGE);
         }
         let symbols = symbols_2(selection.message, |symbol| symbol)?;
         writer.labels.turn_to_another_table();
@@ -87,6 +88,10 @@ pub fn to_1(
                 Ok(())
             }
         })?;
+    }
+    // In requests of their own there is room for them.
+    if writer.has_no_room_left && selections.len() > 1 {
+        return Err(TOGETHER_TOO_LARGE);
     }
     let Writer { mut translated, mut out, metadata, .. } = writer;
     out.extend_from_slice(&metadata);
@@ -104,6 +109,8 @@ struct Writer<'s> {
     /// Goes behind all series.
     metadata: Vec<u8>,
     written_out_left: usize,
+    /// Samples are left out for want of that.
+    has_no_room_left: bool,
     labels: WrittenLabels,
     entry: Entry,
     nested: Vec<u8>,
@@ -522,6 +529,7 @@ impl Writer<'_> {
             len = len.saturating_add(self.classic.len_of(self.classic.bounds().len() + 3));
         }
         if len > self.written_out_left {
+            self.has_no_room_left = true;
             return Ok(false);
         }
         self.written_out_left -= len;
