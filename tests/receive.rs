@@ -125,7 +125,7 @@ async fn what_is_not_understood_is_answered_with_its_own_status_and_a_text_that_
             vec![two],
             nameless.post(Protocol::V2).body.to_vec(),
             400,
-            "nothing was stored; rejected: 1 samples in 1 invalid series",
+            "nothing was stored; rejected: 1 sample in 1 invalid series",
         ),
     ] {
         let (got, answer_headers, got_text) = post(&url, &headers, body).await;
@@ -484,7 +484,7 @@ async fn where_nothing_is_valid_nothing_is_stored_but_metadata() {
     let relay = relay_to(&sink).await;
     let nameless = v1::WriteRequest { timeseries: vec![series1(&[("job", "x")], 1.0)], metadata: vec![] };
     let (status, _, text) = send(&relay, Protocol::V1, &nameless.encode_to_vec()).await;
-    assert!(status == 400 && text.starts_with("nothing was stored; rejected: 1 samples in 1 invalid"), "{text}");
+    assert!(status == 400 && text.starts_with("nothing was stored; rejected: 1 sample in 1 invalid"), "{text}");
     let odd = v2::TimeSeries { labels_refs: vec![0], samples: sample2(1.0), ..Default::default() };
     let odd = v2::Request { symbols: vec![String::new()], timeseries: vec![odd] };
     let (status, written, text) = send(&relay, Protocol::V2, &odd.encode_to_vec()).await;

@@ -282,7 +282,7 @@ fn who_asks_for_what_is_not_there_is_told_what_there_is() {
     assert!(said.code == 1 && said.err.contains("there is no log in "), "{said:?}");
     fs::write(dir.path().join("data/LOCK"), "").unwrap();
     let said = with(&file, &[]);
-    assert!(said.code == 0 && said.out.contains("holds no requests\ntarget a: 1 external label"), "{said:?}");
+    assert!(said.code == 0 && said.out.contains("unless wal.retain keeps it\ntarget a: 1 external label"), "{said:?}");
 
     let file = config(dir.path(), &[&[], &[]]);
     let said = with(&file, &["up"]);

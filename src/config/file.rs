@@ -188,8 +188,7 @@ pub struct Target {
     pub backlog_share: Option<f64>,
     /// In which version of remote write data is sent: `"auto"` as it was received, translated where the target does not take that; `"1.0"` or
     /// `"2.0"` always in that one (`V2-58`). Default: `"auto"`.
-    #[serde(default)]
-    pub protocol: Protocol,
+    pub protocol: Option<Text>,
     /// What becomes of histograms with custom buckets where data is sent in 1.0, which has no place for them: `"drop"` leaves them out, counted as
     /// dropped; `"classic"` sends each as the classic series that it stands for. Their stale markers and exemplars go the same way. Default: `"drop"`.
     #[serde(default)]
@@ -210,19 +209,6 @@ pub enum CustomBuckets {
     #[default]
     Drop,
     Classic,
-}
-
-/// `target.protocol`
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[allow(missing_docs, reason = "the key says it")]
-pub enum Protocol {
-    #[default]
-    #[serde(rename = "auto")]
-    Auto,
-    #[serde(rename = "1.0")]
-    V1,
-    #[serde(rename = "2.0")]
-    V2,
 }
 
 /// `target.order`

@@ -440,6 +440,12 @@ impl Checker<'_> {
                 return Err(ConfigError::Missing { path: self.path.to_owned(), reason });
             }
         };
+        let protocol = match target.protocol.as_ref().map(|protocol| &*protocol.0) {
+            None | Some("auto") => target::ProtocolRule::Auto,
+            Some("1.0") => target::ProtocolRule::Always(Protocol::V1),
+            Some("2.0") => target::ProtocolRule::Always(Protocol::V2),
+            Some(other) => return self.bad(key("protocol"), quoted(other), "must be \"auto\", \"1.0\" or \"2.0\""),
+        };
         Ok(target::Settings {
             name: name.clone(),
             url,
@@ -457,11 +463,7 @@ impl Checker<'_> {
                 file::CustomBuckets::Drop => CustomBuckets::Drop,
                 file::CustomBuckets::Classic => CustomBuckets::AsClassic,
             },
-            protocol: match target.protocol {
-                file::Protocol::Auto => target::ProtocolRule::Auto,
-                file::Protocol::V1 => target::ProtocolRule::Always(Protocol::V1),
-                file::Protocol::V2 => target::ProtocolRule::Always(Protocol::V2),
-            },
+            protocol,
             remote_timeout: self.span(&key("remote_timeout"), target.remote_timeout, 30_000, 1)?,
             headers,
             backoff,

@@ -124,7 +124,8 @@ impl fmt::Display for Invalid {
             (0, _) => f.write_str("only metadata was stored")?,
             _ => write!(f, "the rest was stored ({series} series)")?,
         }
-        write!(f, "; rejected: {} samples in {}", self.samples, self.offences)
+        let s = if self.samples == 1 { "" } else { "s" };
+        write!(f, "; rejected: {} sample{s} in {}", self.samples, self.offences)
     }
 }
 

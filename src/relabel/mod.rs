@@ -18,7 +18,7 @@
 //!
 //! What is our own decision:
 //!
-//! - A series that is left without `__name__` is dropped (`V1-20`, `V2-73`). Prometheus would send it, and no receiver takes it.
+//! - A series that is left without `__name__` is dropped, which counts as *filtered* (`V1-20`, `V2-73`). Prometheus would send it, and no receiver takes it.
 //! - A `labelmap` that makes an empty name writes nothing, as `replace` does it everywhere.
 //! - A series is dropped when a name or a value, or values joined, become larger than 16 MiB: a rule can double a value, and thirty rules fill
 //!   any memory.

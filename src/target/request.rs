@@ -32,7 +32,8 @@ const CUSTOM_SERIES_BYTES_MAX: usize = 8 << 20;
 /// Bytes of what is known of metric families, for a target of 2.0.
 const METADATA_BYTES_MAX: usize = 4 << 20;
 
-/// What was stored cannot be taken apart. It was once, when it was received, so this is a mistake of ours.
+/// What was stored cannot be taken apart: it was once, when it was received, so this is a mistake of ours. Or several records together are too large when they
+/// are written out.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
     /// Its compression.

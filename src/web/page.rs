@@ -25,7 +25,7 @@ const LEGEND: &str = "<p><small><b>caught up</b>: it has everything. <b>sending<
     <b>held</b>: its answer asks for somebody's attention; the data is kept and tried slowly. \
     <b>suspect</b>: it refuses everything; asked slowly, or tried request by request. \
     <b>paused</b>: somebody has stopped it. <b>orphan</b>: not in the configuration any more; its data is kept until the log is full.<br>\
-    Counts are samples. <i>refused</i>: the target will never take them. <i>expired</i>: older than <code>sample_age_limit</code>. \
+    Counts are samples. <i>refused</i>: the target will never take them. <i>filtered</i>: taken out by its rules. <i>expired</i>: older than <code>sample_age_limit</code>. \
     <i>dropped</i>: given up, by a full disk or somebody. <i>lost</i>: acknowledged, then damaged on disk. \
     <a href=\"/api/v1/status\">JSON</a>, <a href=\"/metrics\">metrics</a></small></p>\n";
 

@@ -313,7 +313,8 @@ impl LogReport {
     fn show(&self, out: &mut dyn Write) -> io::Result<()> {
         let directory = plain(&self.directory);
         let (Some(from), Some(to)) = (&self.from, &self.to) else {
-            return writeln!(out, "the log in {directory} holds no requests");
+            let why = "what every target has settled is released at once, unless wal.retain keeps it";
+            return writeln!(out, "the log in {directory} holds no requests: {why}");
         };
         let last = humantime::format_duration(self.last);
         writeln!(out, "the last {last} of the log in {directory}: received {from} to {to}")?;
