@@ -151,7 +151,60 @@ pub fn decompress_into(body: &[u8], limit: u32, message: &mut Vec<u8>) -> Result
 /// [`SnappyError::BlockTooLarge`].
 pub fn compress(message: &[u8]) -> Result<Vec<u8>, SnappyError> {
     let too_large = |_| SnappyError::BlockTooLarge { len: message.len() as u64 };
-    snap::raw::Encoder::new().compress_vec(message).map_err(too_large)
+    let mut compressed = snap::raw::Encoder::new().compress_vec(message).map_err(too_large)?;
+    // It has the capacity for a message that does not compress at all.
+    compressed.shrink_to_fit();
+    Ok(compressed)
+}
+
+/// Compresses one message after the other. What comes out takes no more memory than it has bytes; what that needs meanwhile is kept.
+pub struct Compressor {
+    encoder: snap::raw::Encoder,
+    scratch: Vec<u8>,
+}
+
+/// More of it is given back.
+const SCRATCH_KEPT_MAX: usize = 2 << 20;
+
+impl Compressor {
+    /// Without memory yet.
+    #[must_use]
+    pub fn new() -> Compressor {
+        Compressor { encoder: snap::raw::Encoder::new(), scratch: Vec::new() }
+    }
+
+    /// As [`compress`].
+    ///
+    /// # Errors
+    /// [`SnappyError::BlockTooLarge`].
+    pub fn compress(&mut self, message: &[u8]) -> Result<Vec<u8>, SnappyError> {
+        let too_large = SnappyError::BlockTooLarge { len: message.len() as u64 };
+        let len_max = match snap::raw::max_compress_len(message.len()) {
+            0 => return Err(too_large),
+            len_max => len_max,
+        };
+        if self.scratch.len() < len_max {
+            self.scratch.resize(len_max, 0);
+        }
+        let len = self.encoder.compress(message, &mut self.scratch).map_err(|_| too_large)?;
+        let compressed = self.scratch[..len].to_vec();
+        if self.scratch.len() > SCRATCH_KEPT_MAX {
+            self.scratch = Vec::new();
+        }
+        Ok(compressed)
+    }
+}
+
+impl Default for Compressor {
+    fn default() -> Compressor {
+        Compressor::new()
+    }
+}
+
+impl std::fmt::Debug for Compressor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compressor").field("scratch", &self.scratch.len()).finish_non_exhaustive()
+    }
 }
 
 #[cfg(test)]
@@ -205,6 +258,16 @@ mod tests {
         assert_eq!(decompress(&body, 1000).unwrap(), [7; 1000]);
         let bomb = [0xff, 0xff, 0xff, 0xff, 0x0f];
         assert_eq!(decompress(&bomb, u32::MAX), Err(SnappyError::ImpossibleLength { len: u32::MAX, body_len: 5 }));
+    }
+
+    #[test]
+    fn what_is_compressed_one_after_the_other_takes_no_more_than_its_bytes() {
+        let mut compressor = Compressor::new();
+        for message in [&[7; 3_000_000][..], b"", b"abc", &[1; 70_000]] {
+            let compressed = compressor.compress(message).unwrap();
+            assert_eq!(compressed, compress(message).unwrap());
+            assert_eq!(compressed.capacity(), compressed.len());
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use super::negotiation::protocol_of;
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
 use crate::protocol::rebuild::{self, Selection, rebuild};
-use crate::protocol::snappy::{self, SnappyError};
+use crate::protocol::snappy::{self, Compressor, SnappyError};
 use crate::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Taught, to_1, to_2};
 use crate::protocol::{Malformed, Protocol, describe, entries};
 use crate::wal::record::Kind;
@@ -77,6 +77,7 @@ pub struct Requests {
     sent_metadata: SentMetadata,
     /// What is known for a target of 2.0.
     known_metadata: KnownMetadata,
+    compressor: Compressor,
 }
 
 impl Requests {
@@ -87,6 +88,7 @@ impl Requests {
             custom_series: CustomSeries::with_bytes_max(custom_buckets, CUSTOM_SERIES_BYTES_MAX),
             sent_metadata: SentMetadata::with_families_max(METADATA_FAMILIES_MAX),
             known_metadata: KnownMetadata::with_bytes_max(METADATA_BYTES_MAX),
+            compressor: Compressor::new(),
         }
     }
 
@@ -138,7 +140,7 @@ impl Requests {
             samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
             untranslated: [translated.exemplars, translated.start_timestamps, dropped],
             has_metadata: translated.metadata > 0,
-            body: snappy::compress(&translated.message)?.into(),
+            body: self.compressor.compress(&translated.message)?.into(),
             left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
             taught: translated.taught,
         })
@@ -169,7 +171,7 @@ impl Requests {
             samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
             untranslated: [translated.exemplars, translated.start_timestamps, translated.dropped.iter().sum()],
             has_metadata: translated.metadata > 0,
-            body: snappy::compress(&translated.message)?.into(),
+            body: self.compressor.compress(&translated.message)?.into(),
             left_out: translated.dropped,
             // It is out of order: what it says need not be so any more.
             taught: Taught::default(),

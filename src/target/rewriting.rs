@@ -16,7 +16,7 @@ use super::negotiation::protocol_of;
 use super::outgoing::Outgoing;
 use super::request::BodyError;
 use crate::protocol::rewrite::{Verdict, rewrite};
-use crate::protocol::snappy;
+use crate::protocol::snappy::{self, Compressor};
 use crate::relabel::{self, Label, Merged, Relabeler, Rules};
 use crate::wal::Record;
 use crate::wal::record::Counts;
@@ -32,6 +32,7 @@ pub struct Rewriting {
     relabeler: Option<Relabeler>,
     /// Memory for a decompressed request.
     message: Vec<u8>,
+    compressor: Compressor,
 }
 
 /// A record that cannot be rewritten: what was stored is not what was received.
@@ -50,7 +51,7 @@ impl Rewriting {
     #[must_use]
     pub fn new(rules: &Rules) -> Rewriting {
         let relabeler = (!rules.is_empty()).then(|| Relabeler::new(rules.clone(), CACHE_BYTES));
-        Rewriting { relabeler, message: Vec::new() }
+        Rewriting { relabeler, message: Vec::new(), compressor: Compressor::new() }
     }
 
     /// What the target is to be sent of a record.
@@ -59,7 +60,7 @@ impl Rewriting {
     /// [`NotRewritten`].
     pub fn outgoing(&mut self, record: Record) -> Result<Outgoing, NotRewritten> {
         let Some(relabeler) = &mut self.relabeler else { return Ok(Outgoing::whole(record)) };
-        match relabeled(relabeler, &record, &mut self.message) {
+        match relabeled(relabeler, &record, &mut self.message, &mut self.compressor) {
             Ok(Some((body, decoded_len, counts))) => Ok(Outgoing::rewritten(record, body, decoded_len, counts)),
             Ok(None) => Ok(Outgoing::whole(record)),
             Err(error) => Err(NotRewritten { record: Box::new(record), error }),
@@ -72,6 +73,7 @@ fn relabeled(
     relabeler: &mut Relabeler,
     record: &Record,
     message: &mut Vec<u8>,
+    compressor: &mut Compressor,
 ) -> Result<Option<(Bytes, u32, Counts)>, BodyError> {
     let protocol = protocol_of(record.header.kind);
     snappy::decompress_into(&record.body, record.header.decoded_len, message)?;
@@ -126,7 +128,7 @@ fn relabeled(
     // (In 2.0 an empty table of symbols is left.)
     let message = if counts.series == 0 && counts.metadata == 0 { &[][..] } else { &rewritten.message };
     let decoded_len = u32::try_from(message.len()).map_err(|_| snappy::SnappyError::BlockTooLarge { len: u64::MAX })?;
-    Ok(Some((snappy::compress(message)?.into(), decoded_len, counts)))
+    Ok(Some((compressor.compress(message)?.into(), decoded_len, counts)))
 }
 
 fn is_canonical(labels: &[Label<'_>]) -> bool {

@@ -13,6 +13,7 @@
 //! waits may expire, or be dropped). A batch whose series nobody can tell stands in the way of all.
 
 use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 /// Batches in the order in which they were cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,11 +26,50 @@ pub const UNSETTLED_MAX: usize = 32;
 #[derive(Debug, Default)]
 pub struct Window {
     /// The places of the unsettled batches that have the series: a bit each.
-    holders: HashMap<u64, u32>,
+    holders: HashMap<u64, u32, SeriesHashing>,
     /// Unsettled batches, each in its place.
     places: [Option<BatchId>; UNSETTLED_MAX],
     /// Unsettled batches of which nobody can tell the series.
     opaque: BTreeSet<BatchId>,
+}
+
+/// An identity is a hash already: it is only mixed with a number that nobody outside knows, so that nobody can choose many that fall into one place.
+/// (The standard library's hashing took a fifth of the time of a target that is behind.)
+#[derive(Clone, Debug)]
+struct SeriesHashing(u64);
+
+impl Default for SeriesHashing {
+    fn default() -> SeriesHashing {
+        SeriesHashing(RandomState::new().hash_one(0))
+    }
+}
+
+impl BuildHasher for SeriesHashing {
+    type Hasher = SeriesHasher;
+
+    fn build_hasher(&self) -> SeriesHasher {
+        SeriesHasher(self.0)
+    }
+}
+
+#[derive(Debug)]
+struct SeriesHasher(u64);
+
+impl Hasher for SeriesHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, series: u64) {
+        let product = u128::from(series ^ self.0) * u128::from(self.0 | 1);
+        self.0 = (product as u64) ^ (product >> 64) as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl Window {
