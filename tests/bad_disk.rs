@@ -86,7 +86,7 @@ async fn a_partly_invalid_request_that_is_repeated_is_stored_once_and_answered_a
         let answer = post.send(&client(), &relay.write_url()).await.unwrap();
         assert_eq!(answer.status(), 400);
         assert_eq!(answer.headers()["x-prometheus-remote-write-samples-written"], "1");
-        assert!(answer.text().await.unwrap().starts_with("the rest was stored (1 series); rejected: 1 samples in 1 "));
+        assert!(answer.text().await.unwrap().starts_with("the rest was stored (1 series); rejected: 1 sample in 1 "));
     }
     relay.drained(SOON).await;
     assert_eq!((relay.ledger("a").await.accepted, sink.counts().samples), (1, 1));
