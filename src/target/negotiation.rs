@@ -154,9 +154,8 @@ mod tests {
     fn what_is_not_taken_is_sent_in_the_other_protocol_and_asked_for_again_after_an_hour() {
         let mut target = auto();
         assert!(target.not_taken(Protocol::V2, NOW));
-        for now in [NOW, NOW + AGAIN_AFTER_S - 1] {
-            assert_eq!(target.choose(Protocol::V2, now), Choice::Send(Protocol::V1), "V2-48");
-        }
+        assert_eq!(target.choose(Protocol::V2, NOW), Choice::Send(Protocol::V1), "V2-48");
+        assert_eq!(target.choose(Protocol::V2, NOW + AGAIN_AFTER_S - 1), Choice::Send(Protocol::V1));
         assert_eq!(target.choose(Protocol::V2, NOW + AGAIN_AFTER_S), Choice::Ask);
         assert_eq!(target.choose(Protocol::V2, NOW - 1), Choice::Ask, "the clock was wrong");
         assert!(target.taken(Protocol::V2), "it was known not to");
