@@ -59,6 +59,15 @@ pub fn protocol_of(kind: Kind) -> Protocol {
     }
 }
 
+/// There are two.
+#[must_use]
+pub fn other_than(protocol: Protocol) -> Protocol {
+    match protocol {
+        Protocol::V1 => Protocol::V2,
+        Protocol::V2 => Protocol::V1,
+    }
+}
+
 fn index(protocol: Protocol) -> usize {
     match protocol {
         Protocol::V1 => 0,
@@ -113,10 +122,7 @@ impl Negotiation {
 
     /// An answer has shown that the target does not take it. Whether the other one may be tried at once; else both may, in a while.
     pub fn not_taken(&mut self, protocol: Protocol, now_s: u32) -> bool {
-        let other = match protocol {
-            Protocol::V1 => Protocol::V2,
-            Protocol::V2 => Protocol::V1,
-        };
+        let other = other_than(protocol);
         if self.rule != ProtocolRule::Auto {
             self.takes[index(protocol)] = Taken::Unknown;
             return false;

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::batch::{Chosen, Contents, Entries, EntryFacts, Samples};
 use super::delivery::headers_of;
-use super::negotiation::protocol_of;
+use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
 use crate::protocol::rebuild::{self, Selection, rebuild};
@@ -127,23 +127,7 @@ impl Requests {
             return Ok(Built { body, samples, untranslated: [exemplars, 0, 0], ..Built::default() });
         }
         let messages = messages(parts)?;
-        let translated = match protocol {
-            Protocol::V1 => {
-                let from = headers_of(forwarded);
-                to_1(&selections(&messages, parts), &self.custom_series, from, &mut self.sent_metadata, now)?
-            }
-            Protocol::V2 => to_2(&selections(&messages, parts), &mut self.known_metadata)?,
-        };
-        let dropped = translated.dropped.iter().sum();
-        Ok(Built {
-            is_empty: translated.is_empty(),
-            samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
-            untranslated: [translated.exemplars, translated.start_timestamps, dropped],
-            has_metadata: translated.metadata > 0,
-            body: self.compressor.compress(&translated.message)?.into(),
-            left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
-            taught: translated.taught,
-        })
+        self.translated(protocol, &selections(&messages, parts), forwarded, now)
     }
 
     /// The same of a request that was kept, as it was received.
@@ -159,22 +143,37 @@ impl Requests {
     ) -> Result<Built, BodyError> {
         let message = snappy::decompress(body, u32::MAX)?;
         let selection = [Selection { message: &message, entries: rebuild::Chosen::All }];
-        let translated = match received {
-            Protocol::V2 => {
+        let built = self.translated(other_than(received), &selection, forwarded, now)?;
+        // It is out of order: what it says need not be so any more.
+        Ok(Built { taught: Taught::default(), ..built })
+    }
+
+    /// Some entries of requests in the protocol in which they were not received.
+    fn translated(
+        &mut self,
+        to: Protocol,
+        selections: &[Selection<'_>],
+        forwarded: &[(String, Vec<u8>)],
+        now: Instant,
+    ) -> Result<Built, BodyError> {
+        let translated = match to {
+            Protocol::V1 => {
                 let from = headers_of(forwarded);
-                to_1(&selection, &self.custom_series, from, &mut self.sent_metadata, now)?
+                let translated = to_1(selections, &self.custom_series, from, &mut self.sent_metadata, now);
+                // What was put into a request that is none was not told.
+                translated.inspect_err(|_| self.sent_metadata.forget())?
             }
-            Protocol::V1 => to_2(&selection, &mut self.known_metadata)?,
+            Protocol::V2 => to_2(selections, &mut self.known_metadata)?,
         };
+        let dropped = translated.dropped.iter().sum();
         Ok(Built {
             is_empty: translated.is_empty(),
             samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
-            untranslated: [translated.exemplars, translated.start_timestamps, translated.dropped.iter().sum()],
+            untranslated: [translated.exemplars, translated.start_timestamps, dropped],
             has_metadata: translated.metadata > 0,
             body: self.compressor.compress(&translated.message)?.into(),
-            left_out: translated.dropped,
-            // It is out of order: what it says need not be so any more.
-            taught: Taught::default(),
+            left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
+            taught: translated.taught,
         })
     }
 }
@@ -240,5 +239,58 @@ impl Contents for Stored {
             histograms: entry.histograms,
         };
         Some(found.iter().map(facts).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+
+    use super::*;
+    use crate::protocol::messages::v2 as pb2;
+    use crate::wal::record::{Counts, Header, Meta, TimeRange};
+    use crate::wal::{Place, Position, Record, SegmentId};
+
+    /// 100 series with a label of 100 KB and metadata: 10 MB in 1.0.
+    fn large() -> Arc<Outgoing> {
+        let long = "x".repeat(100_000);
+        let symbols = ["", "__name__", "up", "long", &long, "help"].map(str::to_owned).into();
+        let series = pb2::TimeSeries {
+            labels_refs: vec![1, 2, 3, 4],
+            samples: vec![pb2::Sample { value: 1.0, timestamp: 2, start_timestamp: 0 }],
+            metadata: Some(pb2::Metadata { r#type: 2, help_ref: 5, unit_ref: 0 }),
+            ..Default::default()
+        };
+        let message = pb2::Request { symbols, timeseries: vec![series; 100] }.encode_to_vec();
+        let body = snappy::compress(&message).unwrap();
+        let header = Header {
+            kind: Kind::Write2,
+            flags: 0,
+            position: Position(1),
+            total: 100,
+            body_len: body.len() as u32,
+            meta_len: 0,
+            body_crc: 0,
+            received_ms: 0,
+            counts: Counts { samples: 100, histograms: 0, exemplars: 0, series: 100, metadata: 0 },
+            times: TimeRange { min: 2, max: 2 },
+            unacknowledged: 0,
+            decoded_len: message.len() as u32,
+        };
+        let meta = Meta { forwarded: Vec::new(), sender: None };
+        let next = Place { segment: SegmentId(1), offset: 0 };
+        Arc::new(Outgoing::whole(Record { header, meta, body: body.into(), next }))
+    }
+
+    #[test]
+    fn a_target_was_told_nothing_by_a_request_that_could_not_be_put_together() {
+        let mut requests = Requests::new(CustomBuckets::Drop);
+        let mut build = |records: usize| {
+            let parts = vec![(large(), Chosen::All); records];
+            requests.build(Kind::Write2, Protocol::V1, &[], &parts, Samples::default(), Instant::now())
+        };
+        assert!(build(6).is_err(), "it is too large");
+        assert!(build(1).unwrap().has_metadata);
+        assert!(!build(1).unwrap().has_metadata, "it was told just now");
     }
 }
