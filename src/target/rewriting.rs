@@ -15,11 +15,13 @@ use bytes::Bytes;
 use super::negotiation::protocol_of;
 use super::outgoing::Outgoing;
 use super::request::BodyError;
+use crate::protocol::Offences;
+use crate::protocol::canonical::canonicalise;
 use crate::protocol::rewrite::{Verdict, rewrite};
 use crate::protocol::snappy::{self, Compressor};
-use crate::relabel::{self, Label, Merged, Relabeler, Rules};
+use crate::relabel::{self, Merged, Relabeler, Rules};
 use crate::wal::Record;
-use crate::wal::record::Counts;
+use crate::wal::record::{Counts, Header};
 
 /// Bytes that a target's cache of series takes at most: for 229,000 series of which the labels stay or change alike rules are run once, for twice as
 /// many now and then, beyond that each time (24 bytes a series, 3/4 full, 7/8 of one of two generations).
@@ -77,7 +79,10 @@ fn relabeled(
 ) -> Result<Option<(Bytes, u32, Counts)>, BodyError> {
     let protocol = protocol_of(record.header.kind);
     snappy::decompress_into(&record.body, record.header.decoded_len, message)?;
-    let mut sorted: Vec<Label<'_>> = Vec::new();
+    if record.header.flags & Header::FLAG_UNSORTED != 0 {
+        // Of a log from before requests were put in order when they are received.
+        *message = canonicalise(protocol, message, &Offences::default())?.message;
+    }
     let rewritten = rewrite(protocol, message, |series, sink| {
         if series.unreadable.is_some() {
             return Verdict::Drop;
@@ -86,32 +91,17 @@ fn relabeled(
             Some(encoded) => relabeler.key_of_encoded(encoded),
             None => relabeler.key_of(series.labels),
         };
-        if is_canonical(series.labels) {
-            return match relabeler.relabel(key, || series.labels) {
-                relabel::Verdict::Dropped => Verdict::Drop,
-                relabel::Verdict::Unchanged => Verdict::Keep,
-                relabel::Verdict::Changed(change) => {
-                    change.merge(series.labels, |merged| match merged {
-                        Merged::Kept(n) => sink.keep(n),
-                        Merged::Set(name, value) => sink.label(name, value),
-                    });
-                    Verdict::Relabel
-                }
-            };
+        match relabeler.relabel(key, || series.labels) {
+            relabel::Verdict::Dropped => Verdict::Drop,
+            relabel::Verdict::Unchanged => Verdict::Keep,
+            relabel::Verdict::Changed(change) => {
+                change.merge(series.labels, |merged| match merged {
+                    Merged::Kept(n) => sink.keep(n),
+                    Merged::Set(name, value) => sink.label(name, value),
+                });
+                Verdict::Relabel
+            }
         }
-        // Of a log from before requests were sorted when they are received.
-        sorted.clear();
-        sorted.extend(series.labels.iter().filter(|(_, value)| !value.is_empty()));
-        sorted.sort_unstable();
-        match relabeler.relabel(key, || &*sorted) {
-            relabel::Verdict::Dropped => return Verdict::Drop,
-            relabel::Verdict::Unchanged => sorted.iter().for_each(|(name, value)| sink.label(name, value)),
-            relabel::Verdict::Changed(change) => change.merge(&sorted, |merged| match merged {
-                Merged::Kept(n) => sink.label(sorted[n].0, sorted[n].1),
-                Merged::Set(name, value) => sink.label(name, value),
-            }),
-        }
-        Verdict::Relabel
     })?;
     if !rewritten.is_changed {
         return Ok(None);
@@ -131,6 +121,91 @@ fn relabeled(
     Ok(Some((compressor.compress(message)?.into(), decoded_len, counts)))
 }
 
-fn is_canonical(labels: &[Label<'_>]) -> bool {
-    labels.iter().all(|(_, value)| !value.is_empty()) && labels.is_sorted_by(|one, next| one.0 < next.0)
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use prost::Message;
+
+    use super::*;
+    use crate::protocol::messages::v1 as pb1;
+    use crate::relabel::RelabelConfig;
+    use crate::wal::record::{Kind, Meta, TimeRange};
+    use crate::wal::{Place, Position, SegmentId};
+
+    fn series(labels: &[(&str, &str)]) -> pb1::TimeSeries {
+        let label = |(name, value): &(&str, &str)| pb1::Label { name: (*name).into(), value: (*value).into() };
+        let samples = vec![pb1::Sample { value: 1.0, timestamp: 2 }];
+        pb1::TimeSeries { labels: labels.iter().map(label).collect(), samples, ..Default::default() }
+    }
+
+    fn record(timeseries: Vec<pb1::TimeSeries>, flags: u8) -> Record {
+        let samples = timeseries.len() as u32;
+        let message = pb1::WriteRequest { timeseries, ..Default::default() }.encode_to_vec();
+        let body = snappy::compress(&message).unwrap();
+        let header = Header {
+            kind: Kind::Write1,
+            flags,
+            position: Position(7),
+            total: 1000,
+            body_len: body.len() as u32,
+            meta_len: 0,
+            body_crc: 0,
+            received_ms: 0,
+            counts: Counts { samples, histograms: 0, exemplars: 0, series: samples, metadata: 0 },
+            times: TimeRange { min: 2, max: 2 },
+            unacknowledged: 0,
+            decoded_len: message.len() as u32,
+        };
+        let meta = Meta { forwarded: Vec::new(), sender: None };
+        Record { header, meta, body: body.into(), next: Place { segment: SegmentId(1), offset: 0 } }
+    }
+
+    fn rewriting(external: &[(&str, &str)], dropped: &str) -> Rewriting {
+        let external: BTreeMap<_, _> = external.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let rule = RelabelConfig {
+            source_labels: Some(vec!["__name__".into()]),
+            regex: Some(dropped.into()),
+            action: crate::relabel::Action::Drop,
+            ..RelabelConfig::default()
+        };
+        Rewriting::new(&Rules::new(&external, &[rule]).unwrap())
+    }
+
+    fn sent(outgoing: &Outgoing) -> Vec<pb1::TimeSeries> {
+        let message = snappy::decompress(&outgoing.body, outgoing.header.decoded_len).unwrap();
+        pb1::WriteRequest::decode(&*message).unwrap().timeseries
+    }
+
+    #[test]
+    fn what_is_filtered_is_counted_and_the_marks_stay_those_of_the_record() {
+        let all = vec![series(&[("__name__", "up")]), series(&[("__name__", "go_gc")]), series(&[("__name__", "up2")])];
+        let outgoing = rewriting(&[], "go_.*").outgoing(record(all.clone(), 0)).unwrap();
+        assert_eq!(sent(&outgoing), [all[0].clone(), all[2].clone()]);
+        assert_eq!((outgoing.filtered(), outgoing.header.counts.samples, outgoing.is_empty()), (1, 2, false));
+        assert_eq!((outgoing.before().total, outgoing.mark().total), (997, 1000));
+        let nothing = rewriting(&[], ".*").outgoing(record(all, 0)).unwrap();
+        assert_eq!((nothing.filtered(), nothing.is_empty(), nothing.before().total), (3, true, 997));
+    }
+
+    #[test]
+    fn what_rules_do_not_change_is_sent_as_it_was_stored() {
+        let before = record(vec![series(&[("__name__", "up"), ("job", "a")])], 0);
+        let body = before.body.clone();
+        assert_eq!(rewriting(&[], "go_.*").outgoing(before).unwrap().body, body);
+    }
+
+    #[test]
+    fn rules_see_the_labels_in_order_also_where_an_old_log_has_not() {
+        let unsorted = vec![series(&[("job", "a"), ("empty", ""), ("__name__", "up")])];
+        let outgoing = rewriting(&[("b", "c")], "go_.*").outgoing(record(unsorted, Header::FLAG_UNSORTED)).unwrap();
+        assert_eq!(sent(&outgoing), [series(&[("__name__", "up"), ("b", "c"), ("job", "a")])]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_sent_as_it_is() {
+        let mut broken = record(vec![series(&[("__name__", "secret")])], 0);
+        broken.body = Bytes::from_static(b"\x05\x10abcde");
+        assert!(rewriting(&[], "secret").outgoing(broken).is_err());
+    }
 }

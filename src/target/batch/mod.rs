@@ -247,16 +247,6 @@ impl Batch {
         self.pieces.front_mut().expect("something is left").left_out = left_out;
     }
 
-    /// What was booked last was the first half of something that was refused, and nothing of it was: so the culprit is in the other half.
-    pub fn front_was_settled_whole(&mut self) {
-        if let Some(next) = self.front_mut()
-            && std::mem::take(&mut next.is_bad_if_left_was_taken)
-            && !next.is_possibly_delivered
-        {
-            next.is_known_bad = true;
-        }
-    }
-
     /// Whether it is as it was cut: one piece, and nothing of it booked.
     pub fn is_untouched(&self) -> bool {
         let is_whole = self.pieces.len() == 1 && self.pieces[0].is_of_whole_records();

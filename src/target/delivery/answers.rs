@@ -165,10 +165,12 @@ impl Delivery {
         active.refusals.refused_at = None;
         active.batch.book(refused, reason, contents);
         // The larger piece was refused, its first half was not: the culprit is in the other.
-        if refused == 0 {
-            active.batch.front_was_settled_whole();
-        } else if let Some(next) = active.batch.front_mut() {
-            next.is_bad_if_left_was_taken = false;
+        if let Some(next) = active.batch.front_mut()
+            && std::mem::take(&mut next.is_bad_if_left_was_taken)
+            && refused == 0
+            && !next.is_possibly_delivered
+        {
+            next.is_known_bad = true;
         }
         if is_witness {
             active.batch.witness_was_taken();

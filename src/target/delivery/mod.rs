@@ -257,7 +257,6 @@ impl Delivery {
         let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
         active.flight = None;
         active.batch.book(0, Reason::Partial, contents);
-        active.batch.front_was_settled_whole();
         self.finish(batch, now);
     }
 
