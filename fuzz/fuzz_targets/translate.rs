@@ -7,7 +7,8 @@
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
-use promrelay::protocol::rebuild::{Chosen, Rebuilt, Selection, rebuild};
+use promrelay::protocol::rebuild::{Rebuilt, rebuild};
+use promrelay::protocol::selection::{Chosen, Selection};
 use promrelay::protocol::translate::{
     CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Translated, to_1, to_2,
 };

@@ -4,11 +4,10 @@ use std::fmt::Write as _;
 
 use super::Protocol;
 use super::entries::{label_1, symbols_2};
-use super::histogram::each_varint;
 use super::labels::METRIC_NAME;
 use super::rewrite::Label;
 use super::text::visible;
-use super::wire::{Fields, Value};
+use super::wire::{Fields, Value, each_varint};
 
 /// A description is never longer, in bytes.
 pub const DESCRIPTION_LEN_MAX: usize = 512;

@@ -17,8 +17,7 @@
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::Protocol;
-use super::histogram::each_varint;
-use super::wire::{Fields, Malformed, Value};
+use super::wire::{Fields, Malformed, Value, each_varint};
 
 /// One TimeSeries message of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,7 +19,8 @@ use std::ops::Range;
 
 use hashbrown::HashTable;
 
-use super::symbols::{SymbolTable, put_head};
+use super::symbols::SymbolTable;
+use super::wire::put_head;
 use super::wire::{Fields, Malformed, Value};
 
 /// An entry of a request that has exemplars and nothing else.

@@ -12,7 +12,7 @@
 //!
 //! One pass, nothing allocated, whatever the order of the fields and however repeated numbers are packed.
 
-use super::wire::{Fields, Malformed, Value, zigzag, zigzag32};
+use super::wire::{Fields, Malformed, Value, each_double, each_varint, zigzag, zigzag32};
 
 /// What is inconsistent in a histogram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,16 +58,8 @@ struct Side {
 }
 
 impl Side {
-    fn span(&mut self, mut span: Fields<'_>) -> Result<(), Malformed> {
-        let (mut offset, mut length) = (0, 0);
-        while let Some((number, value)) = span.next_field()? {
-            match (number, value) {
-                (1, Value::Varint(value)) => offset = zigzag32(value),
-                (2, Value::Varint(value)) => length = value as u32,
-                (1 | 2, _) => return Err(span.wrong_type()),
-                _ => {}
-            }
-        }
+    fn span(&mut self, span: Fields<'_>) -> Result<(), Malformed> {
+        let (offset, length) = read_span(span)?;
         // Only the first offset is absolute.
         self.negative_offset |= self.span_count > 0 && offset < 0;
         self.starts_negative |= offset < 0;
@@ -102,6 +94,20 @@ impl Side {
         }
         if is_negative { Err(Problem::NegativeBucket) } else { Ok(()) }
     }
+}
+
+/// Offset and length of a span.
+pub(super) fn read_span(mut span: Fields<'_>) -> Result<(i32, u32), Malformed> {
+    let (mut offset, mut length) = (0, 0);
+    while let Some((number, value)) = span.next_field()? {
+        match (number, value) {
+            (1, Value::Varint(value)) => offset = zigzag32(value),
+            (2, Value::Varint(value)) => length = value as u32,
+            (1 | 2, _) => return Err(span.wrong_type()),
+            _ => {}
+        }
+    }
+    Ok((offset, length))
 }
 
 /// A histogram that was walked.
@@ -202,32 +208,4 @@ impl Bounds {
         self.last = bound;
         self.count += 1;
     }
-}
-
-/// A repeated varint, packed or not.
-pub(super) fn each_varint(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMut(u64)) -> Result<(), Malformed> {
-    match value {
-        Value::Varint(value) => take(value),
-        Value::Bytes(mut packed) => {
-            while !packed.is_empty() {
-                take(packed.varint()?);
-            }
-        }
-        _ => return Err(at.wrong_type()),
-    }
-    Ok(())
-}
-
-/// A repeated double, packed or not.
-pub(super) fn each_double(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMut(f64)) -> Result<(), Malformed> {
-    match value {
-        Value::Fixed64(bits) => take(f64::from_bits(bits)),
-        Value::Bytes(mut packed) => {
-            while !packed.is_empty() {
-                take(f64::from_bits(packed.fixed64()?));
-            }
-        }
-        _ => return Err(at.wrong_type()),
-    }
-    Ok(())
 }

@@ -13,7 +13,9 @@
 //!  stored body ---> snappy    merged as it is (1.0), or decompressed
 //!                     |--- entries   one by one: which series, how much
 //!                     |--- describe  a series as people read it
-//!                     |--- rebuild   a request of chosen entries of several, in 2.0 with a new table of `symbols`
+//!                     |--- selection which entries of which requests
+//!                     |--- rebuild   a request of these; in 2.0 with a new table of `symbols`, to which references are changed (`renumber`), and with
+//!                     |              each of the `exemplars` beside a sample of its series
 //!                     '--- translate the same in the other protocol
 //! ```
 //!
@@ -33,7 +35,9 @@ pub mod histogram;
 pub mod labels;
 pub mod messages;
 pub mod rebuild;
+mod renumber;
 pub mod rewrite;
+pub mod selection;
 pub mod snappy;
 pub mod symbols;
 pub mod text;

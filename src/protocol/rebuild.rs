@@ -13,84 +13,17 @@
 //! out (`V2-68`). Each entry keeps all its labels (`V1-19`, `V2-72`), in pairs (`V2-62`), and no reference leads nowhere (`V2-70`).
 //!
 //! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, or left out: see
-//! `exemplars`. All else is there, in the order in which it was chosen.
-//!
-//! **What belongs to no entry** (metadata of 1.0, unknown fields of the request) goes with [`Chosen::All`] and with every selection
-//! that contains entry 0. So whoever cuts a request into pieces that together have all entries sends it exactly once. A request
-//! without entries, such as one of metadata only, has it with `All` alone.
+//! `exemplars`. All else is there, in the order in which it was chosen; what belongs to no entry as a [`Selection`] says.
 
-use std::ops::Range;
-
-use prost::encoding::{encode_varint, encoded_len_varint};
+use prost::encoding::encode_varint;
 
 use super::Protocol;
-use super::entries::{self, REFERENCE_OUT_OF_RANGE, symbols_2};
+use super::entries::{REFERENCE_OUT_OF_RANGE, symbols_2};
 use super::exemplars::{self, Lone};
-use super::histogram::each_varint;
-use super::symbols::{SymbolTable, put_bytes, put_head};
-use super::wire::{Fields, Malformed, Value};
-
-/// Some entries of one request.
-#[derive(Clone, Debug)]
-pub struct Selection<'a> {
-    /// The request, decompressed.
-    pub message: &'a [u8],
-    /// Which of its entries.
-    pub entries: Chosen<'a>,
-}
-
-/// Which entries of a request; they count from 0.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Chosen<'a> {
-    /// All, and what belongs to no entry.
-    All,
-    /// These.
-    Range(Range<u32>),
-    /// These, ascending.
-    Listed(&'a [u32]),
-}
-
-impl Chosen<'_> {
-    /// Whether what belongs to no entry goes with them.
-    fn has_the_rest(&self) -> bool {
-        match self {
-            Chosen::All => true,
-            Chosen::Range(range) => range.contains(&0),
-            Chosen::Listed(listed) => listed.first() == Some(&0),
-        }
-    }
-}
-
-/// What some entries hold together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    /// Float samples.
-    pub samples: u64,
-    /// Native histograms.
-    pub histograms: u64,
-    /// Exemplars.
-    pub exemplars: u64,
-}
-
-/// What the chosen ones of a request's entries hold; those that do not exist hold nothing.
-#[must_use]
-pub fn counts(entries: &[entries::Entry], chosen: &Chosen<'_>) -> Counts {
-    let sum = |entries: &mut dyn Iterator<Item = &entries::Entry>| {
-        entries.fold(Counts::default(), |sum, entry| Counts {
-            samples: sum.samples + u64::from(entry.samples),
-            histograms: sum.histograms + u64::from(entry.histograms),
-            exemplars: sum.exemplars + u64::from(entry.exemplars),
-        })
-    };
-    match chosen {
-        Chosen::All => sum(&mut entries.iter()),
-        Chosen::Range(range) => {
-            let end = (range.end as usize).min(entries.len());
-            sum(&mut entries[(range.start as usize).min(end)..end].iter())
-        }
-        Chosen::Listed(listed) => sum(&mut listed.iter().filter_map(|&index| entries.get(index as usize))),
-    }
-}
+use super::renumber::{EntryBuffer, Renumbered, Symbols};
+use super::selection::{Chosen, Selection, each_chosen};
+use super::symbols::SymbolTable;
+use super::wire::{Malformed, each_varint};
 
 /// A request that was built anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,82 +58,6 @@ fn rebuild_1(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
     Ok(rebuilt)
 }
 
-/// A field as it was read.
-pub(super) struct Field<'a> {
-    pub number: u32,
-    pub value: Value<'a>,
-    /// All of it: tag, length, content.
-    pub bytes: &'a [u8],
-}
-
-#[inline]
-pub(super) fn next_field<'a>(fields: &mut Fields<'a>) -> Result<Option<Field<'a>>, Malformed> {
-    let before = fields.rest();
-    let Some((number, value)) = fields.next_field()? else { return Ok(None) };
-    Ok(Some(Field { number, value, bytes: &before[..before.len() - fields.rest().len()] }))
-}
-
-/// Goes through the fields of a request that are wanted: the chosen entries, with their content, and what belongs to no entry, with
-/// `None`, if it goes with them.
-pub(super) fn each_chosen<'a>(
-    selection: &Selection<'a>,
-    entry_number: u32,
-    mut take: impl FnMut(&Field<'a>, Option<Fields<'a>>) -> Result<(), Malformed>,
-) -> Result<(), Malformed> {
-    let has_the_rest = selection.entries.has_the_rest();
-    let mut cursor = Cursor { chosen: &selection.entries, taken: 0 };
-    let mut index = 0;
-    let mut fields = Fields::new(selection.message);
-    while let Some(field) = next_field(&mut fields)? {
-        match field.value {
-            Value::Bytes(content) if field.number == entry_number => {
-                if cursor.takes(index) {
-                    take(&field, Some(content))?;
-                }
-                index += 1;
-            }
-            _ if field.number == entry_number => return Err(fields.wrong_type()),
-            _ if has_the_rest => take(&field, None)?,
-            _ => {}
-        }
-    }
-    if cursor.has_more() {
-        return Err(Malformed {
-            offset: selection.message.len(),
-            what: "no entry with a chosen number, or not in order,",
-        });
-    }
-    Ok(())
-}
-
-/// How far a selection is taken.
-struct Cursor<'a> {
-    chosen: &'a Chosen<'a>,
-    taken: usize,
-}
-
-impl Cursor<'_> {
-    /// Called for each entry in turn.
-    fn takes(&mut self, index: u32) -> bool {
-        let is_taken = match self.chosen {
-            Chosen::All => true,
-            Chosen::Range(range) => range.contains(&index),
-            Chosen::Listed(listed) => listed.get(self.taken) == Some(&index),
-        };
-        self.taken += usize::from(is_taken);
-        is_taken
-    }
-
-    /// Whether some were not found.
-    fn has_more(&self) -> bool {
-        match self.chosen {
-            Chosen::All => false,
-            Chosen::Range(range) => self.taken < range.len(),
-            Chosen::Listed(listed) => self.taken < listed.len(),
-        }
-    }
-}
-
 fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     let mut table = SymbolTable::new();
     let mut rebuilt = Vec::new();
@@ -225,9 +82,6 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     let (rebuilt, exemplars_left_out) = exemplars::attach(rebuilt, &lone, &mut table, &mut source)?;
     Ok(Rebuilt { message: table.followed_by(&rebuilt), exemplars_left_out })
 }
-
-/// Old symbols, each with its new place once it has been used.
-type Renumbered<'a> = Vec<(&'a [u8], Option<u32>)>;
 
 /// Where entries of exemplars are read when all others are written.
 struct LoneSource<'s, 'a> {
@@ -282,145 +136,10 @@ impl exemplars::Source for LoneSource<'_, '_> {
     fn exemplars(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
         self.turn_to(lone.selection)?;
         let mut symbols = Symbols { from: std::mem::take(&mut self.symbols), table };
-        self.entry.rest.clear();
-        let mut series = lone.series;
-        while let Some((number, value)) = series.next_field()? {
-            match (number, value) {
-                (4, Value::Bytes(exemplar)) => self.entry.renumber_exemplar(exemplar, &mut symbols)?,
-                (4, _) => return Err(series.wrong_type()),
-                _ => {}
-            }
-        }
+        self.entry.renumber_exemplars(lone.series, &mut symbols, to)?;
         self.symbols = symbols.from;
-        to.extend_from_slice(&self.entry.rest);
         Ok(())
     }
-}
-
-/// The symbols of the message at hand, each with its new place once it has been used, and the table where those are.
-#[derive(Debug)]
-pub(super) struct Symbols<'a, 't> {
-    from: Renumbered<'a>,
-    pub table: &'t mut SymbolTable,
-}
-
-impl<'a, 't> Symbols<'a, 't> {
-    /// Those of a request, none of them used yet.
-    pub fn of(message: &'a [u8], table: &'t mut SymbolTable) -> Result<Symbols<'a, 't>, Malformed> {
-        Ok(Symbols { from: symbols_2(message, |symbol| (symbol, None))?, table })
-    }
-
-    /// What an old reference stands for.
-    pub fn text(&self, reference: u32) -> Option<&'a [u8]> {
-        self.from.get(reference as usize).map(|(text, _)| *text)
-    }
-
-    /// The new reference for an old one, found before `at`. (A reference has 32 bits: of a longer number the low ones count.)
-    #[inline]
-    pub fn renumber(&mut self, reference: u64, at: &Fields<'_>) -> Result<u32, Malformed> {
-        match self.from.get_mut(reference as u32 as usize) {
-            Some((_, Some(place))) => Ok(*place),
-            Some((text, place)) => Ok(*place.insert(self.table.place(text)?)),
-            None => Err(Malformed { offset: at.offset(), what: REFERENCE_OUT_OF_RANGE }),
-        }
-    }
-
-    /// Appends the new ones for label references, packed or not.
-    fn renumber_labels(&mut self, at: &Fields<'_>, value: Value<'_>, packed: &mut Vec<u8>) -> Result<(), Malformed> {
-        let mut result = Ok(());
-        each_varint(at, value, |reference| match self.renumber(reference, at) {
-            Ok(place) => encode_varint(u64::from(place), packed),
-            Err(error) => result = Err(error),
-        })?;
-        result
-    }
-}
-
-/// The entry being built: lengths stand in front, and are only known when all behind them is.
-#[derive(Default)]
-pub(super) struct EntryBuffer {
-    /// Packed label references, of the series and of an exemplar.
-    labels: Vec<u8>,
-    exemplar_labels: Vec<u8>,
-    /// Everything else of the series, and of an exemplar or metadata.
-    rest: Vec<u8>,
-    nested_rest: Vec<u8>,
-}
-
-impl EntryBuffer {
-    /// Appends a series with new references to a request. Label references come first and packed, or `labels` (new ones, packed) in their
-    /// place; all else keeps its order.
-    pub fn renumber_series<'a>(
-        &mut self,
-        mut series: Fields<'a>,
-        labels: Option<&[u8]>,
-        symbols: &mut Symbols<'a, '_>,
-        rebuilt: &mut Vec<u8>,
-    ) -> Result<(), Malformed> {
-        self.labels.clear();
-        self.rest.clear();
-        while let Some(Field { number, value, bytes }) = next_field(&mut series)? {
-            match (number, value) {
-                (1, _) if labels.is_some() => {}
-                (1, value) => symbols.renumber_labels(&series, value, &mut self.labels)?,
-                (4, Value::Bytes(exemplar)) => self.renumber_exemplar(exemplar, symbols)?,
-                (5, Value::Bytes(metadata)) => self.renumber_metadata(metadata, symbols)?,
-                (4 | 5, _) => return Err(series.wrong_type()),
-                _ => self.rest.extend_from_slice(bytes),
-            }
-        }
-        put_labels_and_rest(rebuilt, 5, labels.unwrap_or(&self.labels), &self.rest);
-        Ok(())
-    }
-
-    fn renumber_exemplar<'a>(
-        &mut self,
-        mut exemplar: Fields<'a>,
-        symbols: &mut Symbols<'_, '_>,
-    ) -> Result<(), Malformed> {
-        self.exemplar_labels.clear();
-        self.nested_rest.clear();
-        while let Some(Field { number, value, bytes }) = next_field(&mut exemplar)? {
-            match number {
-                1 => symbols.renumber_labels(&exemplar, value, &mut self.exemplar_labels)?,
-                _ => self.nested_rest.extend_from_slice(bytes),
-            }
-        }
-        put_labels_and_rest(&mut self.rest, 4, &self.exemplar_labels, &self.nested_rest);
-        Ok(())
-    }
-
-    /// A reference that is not written is 0 to every decoder, and stays so: no text.
-    fn renumber_metadata<'a>(
-        &mut self,
-        mut metadata: Fields<'a>,
-        symbols: &mut Symbols<'_, '_>,
-    ) -> Result<(), Malformed> {
-        self.nested_rest.clear();
-        while let Some(Field { number, value, bytes }) = next_field(&mut metadata)? {
-            match (number, value) {
-                (3 | 4, Value::Varint(reference)) => {
-                    let place = symbols.renumber(reference, &metadata)?;
-                    encode_varint(u64::from(number) << 3, &mut self.nested_rest);
-                    encode_varint(u64::from(place), &mut self.nested_rest);
-                }
-                (3 | 4, _) => return Err(metadata.wrong_type()),
-                _ => self.nested_rest.extend_from_slice(bytes),
-            }
-        }
-        put_bytes(&mut self.rest, 5, &self.nested_rest);
-        Ok(())
-    }
-}
-
-/// Appends a message of packed label references, which are field 1 of it, and of other fields.
-pub(super) fn put_labels_and_rest(to: &mut Vec<u8>, number: u32, labels: &[u8], rest: &[u8]) {
-    let labels_head_len = if labels.is_empty() { 0 } else { 1 + encoded_len_varint(labels.len() as u64) };
-    put_head(to, number, labels_head_len + labels.len() + rest.len());
-    if !labels.is_empty() {
-        put_bytes(to, 1, labels);
-    }
-    to.extend_from_slice(rest);
 }
 
 #[cfg(test)]
@@ -649,24 +368,6 @@ mod tests {
         assert_eq!(rebuilt(pb2::TimeSeries { exemplars: vec![exemplar], ..series() }), out_of_range);
         let metadata = pb2::Metadata { unit_ref: 2, ..Default::default() };
         assert_eq!(rebuilt(pb2::TimeSeries { metadata: Some(metadata), ..series() }), out_of_range);
-    }
-
-    #[test]
-    fn counts_are_those_of_the_chosen_entries() {
-        let mut request = pb1::WriteRequest::decode(&*request1()).unwrap();
-        request.timeseries[1].samples.push(pb1::Sample::default());
-        request.timeseries[2].histograms.push(pb1::Histogram::default());
-        request.timeseries[2].exemplars = vec![pb1::Exemplar::default(); 3];
-        let entries = entries::entries(Protocol::V1, &request.encode_to_vec()).unwrap();
-        let counts = |chosen| {
-            let Counts { samples, histograms, exemplars } = counts(&entries, &chosen);
-            (samples, histograms, exemplars)
-        };
-        assert_eq!(counts(Chosen::All), (4, 1, 3));
-        assert_eq!(counts(Chosen::Range(1..2)), (2, 0, 0));
-        assert_eq!(counts(Chosen::Range(2..9)), (1, 1, 3));
-        assert_eq!(counts(Chosen::Range(7..9)), (0, 0, 0));
-        assert_eq!(counts(Chosen::Listed(&[0, 2, 9])), (2, 1, 3));
     }
 
     proptest! {

@@ -22,11 +22,10 @@ use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::Protocol;
 use super::entries::{REFERENCE_OUT_OF_RANGE, label_1};
-use super::histogram::each_varint;
 use super::labels::LABELS_MAX;
-use super::rebuild::{EntryBuffer, Field, Symbols, next_field};
-use super::symbols::{SymbolTable, put_bytes, put_head};
-use super::wire::{Fields, Malformed, Value};
+use super::renumber::{EntryBuffer, Symbols};
+use super::symbols::SymbolTable;
+use super::wire::{Field, Fields, Malformed, Value, each_varint, next_field, put_bytes, put_head};
 
 /// Name and value.
 pub type Label<'m> = (&'m [u8], &'m [u8]);

@@ -11,9 +11,8 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
-use prost::encoding::encode_varint;
 
-use super::wire::Malformed;
+use super::wire::{Malformed, put_bytes, put_head};
 
 /// See the module.
 #[derive(Debug)]
@@ -134,18 +133,6 @@ fn cheap_hash(text: &[u8]) -> usize {
 
 /// Of symbols in a request.
 const FIELD: u32 = 4;
-
-/// Appends a length-delimited field.
-pub(super) fn put_bytes(to: &mut Vec<u8>, number: u32, content: &[u8]) {
-    put_head(to, number, content.len());
-    to.extend_from_slice(content);
-}
-
-/// Appends the tag and the length of a length-delimited field.
-pub(super) fn put_head(to: &mut Vec<u8>, number: u32, len: usize) {
-    encode_varint(u64::from(number) << 3 | 2, to);
-    encode_varint(len as u64, to);
-}
 
 #[cfg(test)]
 mod tests {

@@ -12,9 +12,8 @@
 //! References point into the table of symbols of the same request, which may stand before or behind the series, in any order (`V2-71`): so two passes. A
 //! reference outside of the table makes Prometheus 3.5 drop the connection without an answer: it must not get past us.
 
-use super::histogram::each_varint;
 use super::labels::{Canonical, Checker, LABELS_MAX, Limits};
-use super::wire::{Fields, Malformed, Value};
+use super::wire::{Fields, Malformed, Value, each_varint};
 use super::{Offence, Summary, histogram};
 
 /// The symbols and references of the request at hand; kept between requests only for their memory.

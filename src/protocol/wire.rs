@@ -5,7 +5,11 @@
 //! type 0 varint | 1 eight bytes | 2 length-delimited | 3, 4 group (obsolete; skipped whole) | 5 four bytes
 //! ```
 //!
+//! Here is what reads it, and below the few lines that write it.
+//!
 //! Fields may come in any order, repeated scalars packed or not, and unknown ones are skipped (`V1-12`, `V1-15`, `V2-56`).
+
+use prost::encoding::encode_varint;
 
 /// Where bytes stop being a protobuf message of the expected schema.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -212,6 +216,61 @@ impl<'a> Fields<'a> {
     pub fn wrong_type(&self) -> Malformed {
         self.malformed("a known field with a wrong wire type, before here")
     }
+}
+
+/// A repeated varint, packed or not.
+pub(super) fn each_varint(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMut(u64)) -> Result<(), Malformed> {
+    match value {
+        Value::Varint(value) => take(value),
+        Value::Bytes(mut packed) => {
+            while !packed.is_empty() {
+                take(packed.varint()?);
+            }
+        }
+        _ => return Err(at.wrong_type()),
+    }
+    Ok(())
+}
+
+/// A repeated double, packed or not.
+pub(super) fn each_double(at: &Fields<'_>, value: Value<'_>, mut take: impl FnMut(f64)) -> Result<(), Malformed> {
+    match value {
+        Value::Fixed64(bits) => take(f64::from_bits(bits)),
+        Value::Bytes(mut packed) => {
+            while !packed.is_empty() {
+                take(f64::from_bits(packed.fixed64()?));
+            }
+        }
+        _ => return Err(at.wrong_type()),
+    }
+    Ok(())
+}
+
+/// A field as it was read.
+pub(super) struct Field<'a> {
+    pub number: u32,
+    pub value: Value<'a>,
+    /// All of it: tag, length, content.
+    pub bytes: &'a [u8],
+}
+
+#[inline]
+pub(super) fn next_field<'a>(fields: &mut Fields<'a>) -> Result<Option<Field<'a>>, Malformed> {
+    let before = fields.rest();
+    let Some((number, value)) = fields.next_field()? else { return Ok(None) };
+    Ok(Some(Field { number, value, bytes: &before[..before.len() - fields.rest().len()] }))
+}
+
+/// Appends a length-delimited field.
+pub(super) fn put_bytes(to: &mut Vec<u8>, number: u32, content: &[u8]) {
+    put_head(to, number, content.len());
+    to.extend_from_slice(content);
+}
+
+/// Appends the tag and the length of a length-delimited field.
+pub(super) fn put_head(to: &mut Vec<u8>, number: u32, len: usize) {
+    encode_varint(u64::from(number) << 3 | 2, to);
+    encode_varint(len as u64, to);
 }
 
 /// A signed number as `sint32` holds it: of a longer one the low 32 bits count.

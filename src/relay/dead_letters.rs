@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::state::State;
 use crate::dead_letter::{Entry, Listing, NewEntry, Ring, RingError, Shown};
-use crate::protocol::{Malformed, entries, rebuild, snappy};
+use crate::protocol::{Malformed, entries, selection, snappy};
 use crate::target::{self, Parcel};
 use crate::web::admin::Refusal;
 use crate::web::dead_letters::{Dropped, LISTED_MAX, Resent, Which};
@@ -173,7 +173,7 @@ fn parcel(entry: Entry) -> Result<Parcel, UnusableBody> {
     let content = entry.content;
     let message = snappy::decompress(&content.body, snappy::decoded_len(&content.body)?)?;
     let entries = entries::entries(content.protocol, &message)?;
-    let rebuild::Counts { samples, histograms, .. } = rebuild::counts(&entries, &rebuild::Chosen::All);
+    let selection::Counts { samples, histograms, .. } = selection::counts(&entries, &selection::Chosen::All);
     let NewEntry { protocol, body, forwarded, .. } = content;
     Ok(Parcel { protocol, body, forwarded, floats: samples, histograms })
 }

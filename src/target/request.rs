@@ -19,7 +19,8 @@ use super::delivery::headers_of;
 use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
-use crate::protocol::rebuild::{self, Selection, rebuild};
+use crate::protocol::rebuild::rebuild;
+use crate::protocol::selection::{self, Selection};
 use crate::protocol::snappy::{self, Compressor, SnappyError};
 use crate::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Taught, to_1, to_2};
 use crate::protocol::{Malformed, Protocol, describe, entries};
@@ -142,7 +143,7 @@ impl Requests {
         now: Instant,
     ) -> Result<Built, BodyError> {
         let message = snappy::decompress(body, u32::MAX)?;
-        let selection = [Selection { message: &message, entries: rebuild::Chosen::All }];
+        let selection = [Selection { message: &message, entries: selection::Chosen::All }];
         let built = self.translated(other_than(received), &selection, forwarded, now)?;
         // It is out of order: what it says need not be so any more.
         Ok(Built { taught: Taught::default(), ..built })
@@ -205,9 +206,9 @@ fn selections<'a>(messages: &'a [Vec<u8>], parts: &'a [(Arc<Outgoing>, Chosen)])
     let selection = |(message, (_, chosen)): (&'a Vec<u8>, &'a (Arc<Outgoing>, Chosen))| Selection {
         message,
         entries: match chosen {
-            Chosen::All => rebuild::Chosen::All,
-            Chosen::Range(range) => rebuild::Chosen::Range(range.clone()),
-            Chosen::Listed(list, range) => rebuild::Chosen::Listed(&list[range.clone()]),
+            Chosen::All => selection::Chosen::All,
+            Chosen::Range(range) => selection::Chosen::Range(range.clone()),
+            Chosen::Listed(list, range) => selection::Chosen::Listed(&list[range.clone()]),
         },
     };
     messages.iter().zip(parts).map(selection).collect()

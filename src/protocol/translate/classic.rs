@@ -13,12 +13,12 @@
 
 use std::ops::Range;
 
-use super::super::histogram::{each_double, each_varint};
+use super::super::histogram::read_span;
 use super::super::labels::METRIC_NAME;
-use super::super::wire::{Fields, Malformed, Value, zigzag, zigzag32};
+use super::super::wire::{Fields, Malformed, Value, each_double, each_varint, zigzag};
 use super::bound;
 use super::sample::{STALE, put_plain_sample};
-use super::to_1::{LABEL_OVERHEAD, SERIES_HEAD_LEN, put_label, put_series_head};
+use super::series::{LABEL_OVERHEAD, SERIES_HEAD_LEN, put_label, put_series_head};
 
 /// The bucket's bound.
 const BOUND_NAME: &[u8] = b"le";
@@ -227,19 +227,6 @@ impl Scratch {
         self.bounds = bounds;
         series
     }
-}
-
-fn read_span(mut span: Fields<'_>) -> Result<(i32, u32), Malformed> {
-    let (mut offset, mut length) = (0, 0);
-    while let Some((number, value)) = span.next_field()? {
-        match (number, value) {
-            (1, Value::Varint(value)) => offset = zigzag32(value),
-            (2, Value::Varint(value)) => length = value as u32,
-            (1 | 2, _) => return Err(span.wrong_type()),
-            _ => {}
-        }
-    }
-    Ok((offset, length))
 }
 
 /// Which of the counts is a bucket's.

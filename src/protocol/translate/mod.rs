@@ -29,6 +29,7 @@ mod family;
 mod known_metadata;
 mod sample;
 mod sent_metadata;
+mod series;
 mod to_1;
 mod to_2;
 
@@ -41,7 +42,7 @@ pub use sent_metadata::{INTERVAL as METADATA_INTERVAL, SentMetadata};
 pub use to_1::{CustomBuckets, to_1};
 pub use to_2::to_2;
 
-use super::rebuild::Counts;
+use super::selection::Counts;
 
 /// A request in the other protocol, and what did not come along.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,7 @@
 use prost::encoding::encode_varint;
 
 use super::super::histogram::SCHEMA_CUSTOM;
-use super::super::rebuild::next_field;
-use super::super::symbols::put_bytes;
-use super::super::wire::{Fields, Malformed, Value, zigzag32};
+use super::super::wire::{Fields, Malformed, Value, next_field, put_bytes, zigzag32};
 
 /// The value of a stale marker, or its sum.
 pub(super) const STALE: u64 = 0x7ff0_0000_0000_0002;

@@ -8,7 +8,8 @@ use prost::Message;
 
 use super::super::messages::{v1 as pb1, v2 as pb2};
 use super::super::plain::{self, Series, attached, has_a_proper_table};
-use super::super::rebuild::{Chosen, Selection, rebuild};
+use super::super::rebuild::rebuild;
+use super::super::selection::{Chosen, Selection};
 use super::super::{Malformed, Protocol, SeenLabels, Summary, arbitrary, corpus, entries, v1, v2};
 use super::*;
 
