@@ -6,6 +6,7 @@ use prost::Message;
 use super::Protocol;
 use super::messages::{v1 as pb1, v2 as pb2};
 use super::plain::histogram_2;
+use super::text::STALE;
 
 /// Bits of floats: NaNs of all kinds among them, a stale marker often.
 fn float() -> impl Strategy<Value = f64> {
@@ -131,9 +132,6 @@ pub fn valid_histogram1() -> impl Strategy<Value = pb1::Histogram> {
         },
     )
 }
-
-/// The NaN that ends a series.
-pub const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 prop_compose! {
     fn series1()(

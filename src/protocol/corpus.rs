@@ -5,9 +5,10 @@ use prost::Message;
 use prost::encoding::encode_varint;
 
 use super::Protocol;
-use super::arbitrary::{STALE, as_2};
+use super::arbitrary::as_2;
 use super::messages::{v1 as pb1, v2 as pb2};
 use super::plain::histogram_2;
+use super::text::STALE;
 
 /// One of them.
 pub struct Case {

@@ -235,7 +235,7 @@ fn each_entry_2<'a>(
             return Err(Malformed { offset: content.offset(), what: REFERENCE_OUT_OF_RANGE });
         }
         if name.is_some() {
-            return Err(Malformed { offset: content.offset(), what: "an odd number of label references" });
+            return Err(Malformed { offset: content.offset(), what: ODD_REFERENCES });
         }
         take(identity.finish(), content, counts)?;
     }
@@ -243,6 +243,8 @@ fn each_entry_2<'a>(
 }
 
 /// Of a [`Malformed`] request.
+pub(super) const ODD_REFERENCES: &str = "an odd number of label references";
+/// The same.
 pub(super) const REFERENCE_OUT_OF_RANGE: &str = "a reference beyond the table of symbols";
 
 /// All symbols of a 2.0 request, each as `made` of its bytes.
@@ -406,10 +408,7 @@ mod tests {
         assert!(entries(Protocol::V2, &request(vec![1, 1])).is_ok());
         assert_eq!(entries(Protocol::V2, &request(vec![1, 2])).unwrap_err().what, REFERENCE_OUT_OF_RANGE);
         assert_eq!(entries(Protocol::V2, &request(vec![u32::MAX, 1])).unwrap_err().what, REFERENCE_OUT_OF_RANGE);
-        assert_eq!(
-            entries(Protocol::V2, &request(vec![1, 1, 1])).unwrap_err().what,
-            "an odd number of label references"
-        );
+        assert_eq!(entries(Protocol::V2, &request(vec![1, 1, 1])).unwrap_err().what, ODD_REFERENCES);
     }
 
     #[test]

@@ -279,7 +279,7 @@ pub enum Offence {
     LabelNameTooLong { name: String, len: usize, limit: usize },
     #[error("the value of label {} has {len} bytes, the limit is {limit} (server.max_label_value_bytes)", Quoted(.name))]
     LabelValueTooLong { name: String, len: usize, limit: usize },
-    #[error("an odd number of label references")]
+    #[error("{}", entries::ODD_REFERENCES)]
     OddReferences,
     #[error("symbol reference {reference} in a table of {symbols} symbols")]
     ReferenceOutOfRange { reference: u32, symbols: u32 },

@@ -150,6 +150,7 @@ mod tests {
     use super::super::arbitrary;
     use super::super::messages::{v1 as pb1, v2 as pb2};
     use super::super::plain::{self, attached, has_a_proper_table};
+    use super::super::text::STALE;
     use super::*;
 
     fn message(protocol: Protocol, selections: &[Selection<'_>]) -> Vec<u8> {
@@ -166,7 +167,7 @@ mod tests {
 
     fn series1(name: &str) -> pb1::TimeSeries {
         let label = pb1::Label { name: "__name__".into(), value: name.into() };
-        let samples = vec![pb1::Sample { value: f64::from_bits(0x7ff0_0000_0000_0002), timestamp: 5 }];
+        let samples = vec![pb1::Sample { value: f64::from_bits(STALE), timestamp: 5 }];
         pb1::TimeSeries { labels: vec![label], samples, ..Default::default() }
     }
 

@@ -21,7 +21,7 @@
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::Protocol;
-use super::entries::{REFERENCE_OUT_OF_RANGE, label_1};
+use super::entries::{ODD_REFERENCES, REFERENCE_OUT_OF_RANGE, label_1};
 use super::labels::LABELS_MAX;
 use super::renumber::{EntryBuffer, Symbols};
 use super::symbols::SymbolTable;
@@ -355,7 +355,7 @@ impl<'m> Labels2<'m> {
         }
         let malformed = |what| Malformed { offset: series.offset(), what };
         let (pairs, []) = self.references.as_chunks::<2>() else {
-            return Err(malformed("an odd number of label references"));
+            return Err(malformed(ODD_REFERENCES));
         };
         for &[name, value] in pairs {
             let texts = symbols.text(name).zip(symbols.text(value));

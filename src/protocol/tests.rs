@@ -4,11 +4,11 @@ use proptest::prelude::*;
 use prost::Message;
 
 use super::messages::{v1 as pb1, v2 as pb2};
+use super::text::STALE;
 use super::v2::Scratch;
 use super::*;
 
 /// The bits of a stale marker: a signalling NaN.
-const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 fn walk1(message: &[u8]) -> Result<Summary, Malformed> {
     v1::walk(message, &SeenLabels::with_capacity(64))

@@ -5,7 +5,7 @@ use std::fmt::{self, Write as _};
 use serde::{Serialize, Serializer};
 
 /// The NaN that ends a series.
-const STALE: u64 = 0x7ff0_0000_0000_0002;
+pub const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 /// A text between quotes in which nothing can reach a terminal but what is meant to be seen.
 pub struct Quoted<'a>(pub &'a str);

@@ -34,13 +34,13 @@ impl Outgoing {
     /// Of a record of which this is left.
     ///
     /// # Panics
-    /// There is more than there was.
+    /// There is more than there was, or a body of 4 GiB.
     #[must_use]
     pub fn rewritten(record: Record, body: Bytes, decoded_len: u32, counts: Counts) -> Outgoing {
         let mut record = record;
         let filtered = record.header.counts.ledger_samples().checked_sub(counts.ledger_samples());
         let filtered = filtered.expect("rules take samples out and make none");
-        record.header.body_len = u32::try_from(body.len()).expect("what is left is not much larger than a request");
+        record.header.body_len = u32::try_from(body.len()).expect("a body has less than 4 GiB");
         record.header.decoded_len = decoded_len;
         record.header.counts = counts;
         record.body = body;

@@ -26,12 +26,8 @@ use crate::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, Sen
 use crate::protocol::{Malformed, Protocol, describe, entries};
 use crate::wal::record::Kind;
 
-/// Metric families of which a target of 1.0 has been told.
-const METADATA_FAMILIES_MAX: usize = 20_000;
 /// Bytes of what is known of series with custom buckets, for a target of 1.0: of some 60,000 at least, and twice as many at most.
 const CUSTOM_SERIES_BYTES_MAX: usize = 8 << 20;
-/// Bytes of what is known of metric families, for a target of 2.0.
-const METADATA_BYTES_MAX: usize = 4 << 20;
 
 /// What was stored cannot be taken apart: it was once, when it was received, so this is a mistake of ours. Or several records together are too large when they
 /// are written out.
@@ -87,8 +83,8 @@ impl Requests {
     pub fn new(custom_buckets: CustomBuckets) -> Requests {
         Requests {
             custom_series: CustomSeries::with_bytes_max(custom_buckets, CUSTOM_SERIES_BYTES_MAX),
-            sent_metadata: SentMetadata::with_families_max(METADATA_FAMILIES_MAX),
-            known_metadata: KnownMetadata::with_bytes_max(METADATA_BYTES_MAX),
+            sent_metadata: SentMetadata::default(),
+            known_metadata: KnownMetadata::default(),
             compressor: Compressor::new(),
         }
     }

@@ -18,7 +18,7 @@ use super::request::BodyError;
 use crate::protocol::Offences;
 use crate::protocol::canonical::canonicalise;
 use crate::protocol::rewrite::{Verdict, rewrite};
-use crate::protocol::snappy::{self, Compressor};
+use crate::protocol::snappy::{self, Compressor, SnappyError};
 use crate::relabel::{self, Merged, Relabeler, Rules};
 use crate::wal::Record;
 use crate::wal::record::{Counts, Header};
@@ -117,8 +117,12 @@ fn relabeled(
     };
     // (In 2.0 an empty table of symbols is left.)
     let message = if counts.series == 0 && counts.metadata == 0 { &[][..] } else { &rewritten.message };
-    let decoded_len = u32::try_from(message.len()).map_err(|_| snappy::SnappyError::BlockTooLarge { len: u64::MAX })?;
-    Ok(Some((compressor.compress(message)?.into(), decoded_len, counts)))
+    let too_large = |_| SnappyError::BlockTooLarge { len: message.len() as u64 };
+    let decoded_len = u32::try_from(message.len()).map_err(too_large)?;
+    let body = compressor.compress(message)?;
+    // (Rules may make it larger, and what does not compress has some bytes more.)
+    u32::try_from(body.len()).map_err(too_large)?;
+    Ok(Some((body.into(), decoded_len, counts)))
 }
 
 #[cfg(test)]

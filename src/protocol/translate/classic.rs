@@ -15,9 +15,10 @@ use std::ops::Range;
 
 use super::super::histogram::read_span;
 use super::super::labels::METRIC_NAME;
+use super::super::text::STALE;
 use super::super::wire::{Fields, Malformed, Value, each_double, each_varint, zigzag};
 use super::bound;
-use super::sample::{STALE, put_plain_sample};
+use super::sample::put_plain_sample;
 use super::series::{LABEL_OVERHEAD, SERIES_HEAD_LEN, put_label, put_series_head};
 
 /// The bucket's bound.

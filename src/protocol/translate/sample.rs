@@ -3,10 +3,8 @@
 use prost::encoding::encode_varint;
 
 use super::super::histogram::SCHEMA_CUSTOM;
+use super::super::text::STALE;
 use super::super::wire::{Fields, Malformed, Value, next_field, put_bytes, zigzag32};
-
-/// The value of a stale marker, or its sum.
-pub(super) const STALE: u64 = 0x7ff0_0000_0000_0002;
 
 /// Field 2 of a series in both protocols, length-delimited.
 const TAG_SAMPLE: u8 = 0x12;

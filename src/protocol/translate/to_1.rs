@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use prost::encoding::encode_varint;
 
-use super::super::entries::{REFERENCE_OUT_OF_RANGE, identity_2, symbols_2, text_hash};
+use super::super::entries::{ODD_REFERENCES, REFERENCE_OUT_OF_RANGE, identity_2, symbols_2, text_hash};
 use super::super::labels::METRIC_NAME;
 use super::super::selection::{Selection, each_chosen};
 use super::super::wire::{Fields, Malformed, Value, each_varint, put_bytes};
@@ -246,7 +246,7 @@ impl Writer<'_> {
             return Err(Malformed { offset: series.offset(), what: REFERENCE_OUT_OF_RANGE });
         }
         if !self.entry.references.len().is_multiple_of(2) {
-            return Err(Malformed { offset: series.offset(), what: "an odd number of label references" });
+            return Err(Malformed { offset: series.offset(), what: ODD_REFERENCES });
         }
         let bounds = self.judge(series, symbols)?;
         // An entry of exemplars does not tell whether the metric is a native histogram: its samples are not far.
@@ -413,7 +413,7 @@ impl Writer<'_> {
             return Err(Malformed { offset: at, what: REFERENCE_OUT_OF_RANGE });
         }
         if name.is_some() {
-            return Err(Malformed { offset: at, what: "an odd number of label references" });
+            return Err(Malformed { offset: at, what: ODD_REFERENCES });
         }
         if !fits {
             self.entry.exemplars_left_out += 1;

@@ -1,6 +1,7 @@
 //! Histograms with custom buckets: dropped, or as classic series, and how they end.
 
 use super::*;
+use crate::protocol::text::STALE;
 
 /// Labels, value and timestamp of each sample.
 fn lines(message: &[u8]) -> Vec<String> {
@@ -109,7 +110,7 @@ fn a_stale_marker_of_custom_buckets_marks_every_series_that_its_bounds_name() {
         let translated = classic(&custom_2(stale, &[("__name__", "rpc")], vec![])).unwrap();
         let (series, _) = plain::of_1(&translated.message).unwrap();
         assert_eq!(series.len(), bounds.len() + 3);
-        assert!(series.iter().all(|series| series.samples == [(arbitrary::STALE, 101, 0)]), "V1-42");
+        assert!(series.iter().all(|series| series.samples == [(STALE, 101, 0)]), "V1-42");
     }
 }
 
@@ -160,7 +161,7 @@ fn summary(translated: &Translated) -> Vec<String> {
     let (series, _) = plain::of_1(&translated.message).unwrap();
     let one = |series: &Series| {
         let bound = series.labels.iter().skip_while(|text| *text != "le").nth(1).cloned().unwrap_or_default();
-        let ends = series.samples.iter().any(|(bits, ..)| *bits == arbitrary::STALE);
+        let ends = series.samples.iter().any(|(bits, ..)| *bits == STALE);
         let exemplars: String = series.exemplars.iter().map(|exemplar| format!(" #{}", exemplar.0)).collect();
         let histograms = " histogram".repeat(series.histograms.len());
         format!("{} {bound}{}{histograms}{exemplars}", series.metric_name(), if ends { " ends" } else { "" })

@@ -1,6 +1,7 @@
 //! What translation does, written down in the plainest way, and the judge who compares.
 
 use super::*;
+use crate::protocol::text::STALE;
 
 /// The plain rules from 2.0 to 1.0.
 #[derive(Debug, Default, PartialEq)]
@@ -45,7 +46,7 @@ pub(super) fn as_1(original: Vec<Series>) -> As1 {
         }
         let (mut custom, mut others) = (0, Vec::new());
         for histogram in histograms {
-            let is_stale = histogram.sum.to_bits() == arbitrary::STALE;
+            let is_stale = histogram.sum.to_bits() == STALE;
             if histogram.schema == -53 || (is_stale && custom_series.contains(&labels)) {
                 custom += 1;
             } else {

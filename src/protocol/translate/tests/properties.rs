@@ -3,6 +3,7 @@
 use super::custom_buckets::*;
 use super::plain_rules::*;
 use super::*;
+use crate::protocol::text::STALE;
 
 proptest! {
     /// Labels in any order, any bits, histograms that make no sense: what prost encodes is translated as the rules say.
@@ -87,7 +88,7 @@ proptest! {
         let mut last = 0.0;
         for series in made.iter().filter(|series| series.metric_name().ends_with("_bucket")) {
             // A stale marker, whatever else is in the histogram.
-            let value = if series.samples[0].0 == arbitrary::STALE { last } else { f64::from_bits(series.samples[0].0) };
+            let value = if series.samples[0].0 == STALE { last } else { f64::from_bits(series.samples[0].0) };
             prop_assert!(value >= last, "{} after {}", value, last);
             last = if series.labels.contains(&"+Inf".to_owned()) { 0.0 } else { value };
         }
