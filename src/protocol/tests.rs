@@ -8,8 +8,6 @@ use super::text::STALE;
 use super::v2::Scratch;
 use super::*;
 
-/// The bits of a stale marker: a signalling NaN.
-
 fn walk1(message: &[u8]) -> Result<Summary, Malformed> {
     v1::walk(message, &SeenLabels::with_capacity(64))
 }
