@@ -334,9 +334,10 @@ fn keys_keep_names_and_values_apart() {
 }
 
 #[test]
-fn bytes_that_are_no_text_pass_as_they_are() {
-    let rules = rules(&["action = 'drop'"]);
-    assert_eq!(rules.apply(&[(b"__name__", b"\xff")]), Outcome::Unchanged);
+fn bytes_that_are_no_text_do_not_pass_rules_that_cannot_read_them() {
+    let rules = rules(&["source_labels = ['__name__'], regex = 'secret', action = 'drop'"]);
+    assert_eq!(rules.apply(&[(b"__name__", b"up")]), Outcome::Unchanged);
+    assert_eq!(rules.apply(&[(b"__name__", b"\xff")]), Outcome::Dropped);
 }
 
 fn some_labels() -> impl Strategy<Value = Labels> {

@@ -19,6 +19,7 @@
 //! What is our own decision:
 //!
 //! - A series that is left without `__name__` is dropped, which counts as *filtered* (`V1-20`, `V2-73`). Prometheus would send it, and no receiver takes it.
+//! - A series with text that is not UTF-8 is dropped (none is received): no rule can read it, and what a rule is to keep back must not pass.
 //! - A `labelmap` that makes an empty name writes nothing, as `replace` does it everywhere.
 //! - A series is dropped when a name or a value, or values joined, become larger than 16 MiB: a rule can double a value, and thirty rules fill
 //!   any memory.

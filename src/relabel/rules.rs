@@ -65,7 +65,6 @@ impl Rules {
     /// Applies them to one series: labels sorted by name, each once, no value empty.
     #[must_use]
     pub fn apply(&self, labels: &[Label<'_>]) -> Outcome {
-        // What was received is UTF-8. If it were not, no rule could say anything of it, and what a rule is to keep back must not pass.
         let Some(mut builder) = Builder::new(labels) else { return Outcome::Dropped };
         self.add_external_labels(&mut builder);
         let is_kept = self.rules.iter().all(|rule| rule.apply(&mut builder) == Ok(Fate::Kept));
