@@ -125,8 +125,9 @@ async fn the_status_has_the_shape_that_others_rely_on() {
         keys(target),
         "arrival_samples_per_second catches_up_in_seconds drain_samples_per_second failures in_flight isolated_requests \
          lag_seconds last_status max_in_flight_now name pending rate_limit_samples_per_second reason refused_by required \
-         samples settled since state url"
+         samples settled since state takes url"
     );
+    assert_eq!(keys(&target["takes"]), "1.0 2.0");
     assert_eq!(keys(&target["refused_by"]), "partial poison resent status unsplit");
     assert!(target["failures"].as_u64().unwrap() > 0 && target["max_in_flight_now"].as_u64().unwrap() > 0, "{target}");
     assert_eq!(

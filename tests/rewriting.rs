@@ -7,9 +7,12 @@ mod support;
 
 use std::time::Duration;
 
+use promrelay::protocol::messages::v2;
+use prost::Message;
+
 use support::relay::{Config, Relay};
-use support::request::{FIRST_TIMESTAMP, Protocol, Request, numbered};
-use support::sink::{Answer, Sink};
+use support::request::{FIRST_TIMESTAMP, Post, Protocol, Request, numbered, snappy};
+use support::sink::{Answer, Received, Sink};
 use support::strict::{Rules, Strict, Trouble};
 use support::upstreams::{Plan, Upstreams};
 use support::watch::Watch;
@@ -145,6 +148,7 @@ async fn a_target_that_does_not_take_2_0_gets_1_0_and_that_is_remembered() {
     assert_eq!(sink.samples("numbered{series=\"s\"}").len(), 5);
     assert!(sink.with_samples().iter().all(|request| request.protocol == Protocol::V1), "V2-37: no data was at stake");
     assert!(relay.log().contains("in the other protocol"), "{}", relay.log());
+    assert_eq!(relay.status().await["targets"][0]["takes"], serde_json::json!({"1.0": true, "2.0": false}));
     let questions = sink.questions();
     relay.restart().await;
     numbered(Protocol::V2, "s", 5).send(&client(), &relay.write_url()).await.unwrap();
@@ -262,4 +266,60 @@ async fn a_backlog_of_which_nothing_is_left_is_booked_while_it_is_read() {
     }
     println!("{lives} lives");
     assert_eq!(filtered, 500_000);
+}
+
+/// A request as Prometheus sends it: a sample, then an exemplar of its series and one of another series, each in a series of its own.
+fn with_lone_exemplars(number: i64) -> Vec<u8> {
+    let symbols = ["", "__name__", "up", "down"].map(str::to_owned).into();
+    let timestamp = FIRST_TIMESTAMP + number;
+    let samples = vec![v2::Sample { value: 1.0, timestamp, start_timestamp: 0 }];
+    let exemplars = vec![v2::Exemplar { labels_refs: vec![], value: 1.0, timestamp }];
+    let timeseries = vec![
+        v2::TimeSeries { labels_refs: vec![1, 2], samples, ..Default::default() },
+        v2::TimeSeries { labels_refs: vec![1, 2], exemplars: exemplars.clone(), ..Default::default() },
+        v2::TimeSeries { labels_refs: vec![1, 3], exemplars, ..Default::default() },
+    ];
+    v2::Request { symbols, timeseries }.encode_to_vec()
+}
+
+fn message_of(request: &Received) -> v2::Request {
+    v2::Request::decode(&*snap::raw::Decoder::new().decompress_vec(&request.body).unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn exemplars_are_attached_to_samples_for_a_target_that_refuses_series_of_nothing_else() {
+    let sink = Sink::start().await;
+    // As Prometheus since 3.8: the rest is kept.
+    sink.script_for_data(|request| {
+        match message_of(request).timeseries.iter().any(|series| series.samples.is_empty()) {
+            true => Answer::status(400)
+                .storing(true)
+                .body("TimeSeries must contain at least one sample or histogram for series"),
+            false => Answer::status(204),
+        }
+    });
+    let relay = relay_to(&sink.url(), &["protocol = \"2.0\""]).await;
+    for number in 1..=3 {
+        let post = Post { protocol: Protocol::V2, body: snappy(&with_lone_exemplars(number)) };
+        assert_eq!(post.send(&client(), &relay.write_url()).await.unwrap().status(), 204);
+        relay.drained(SOON).await;
+    }
+    let requests = sink.with_samples();
+    let [first, rest @ ..] = &requests[..] else { panic!("nothing came") };
+    assert_eq!(message_of(first).timeseries.len(), 3, "as it was received, while nobody minds");
+    assert_eq!(first.status, Some(400));
+    assert_eq!(rest.len(), 2, "and all samples were kept: nothing is sent again");
+    for request in rest {
+        let series = message_of(request).timeseries;
+        assert_eq!(
+            series.iter().map(|s| [s.samples.len(), s.exemplars.len()]).collect::<Vec<_>>(),
+            [[1, 1]],
+            "V2-63, V2-67"
+        );
+    }
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.accepted, ledger.delivered()), (3, 3), "{ledger:?}");
+    let metrics = relay.metrics().await;
+    let left_out = "promrelay_target_untranslated_total{target=\"a\",what=\"exemplar\"} 2";
+    assert!(metrics.contains(left_out), "those without a sample, but for the first: {metrics}");
 }

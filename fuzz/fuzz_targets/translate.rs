@@ -35,7 +35,7 @@ fuzz_target!(|data: &[u8]| {
     let Some(before) = stored(protocol, input.0) else { return };
     let whole = [Selection { message: input.0, entries: Chosen::All }];
 
-    let Rebuilt { message, exemplars_left_out } = rebuild(protocol, &whole).unwrap();
+    let Rebuilt { message, exemplars_left_out, .. } = rebuild(protocol, &whole).unwrap();
     let rebuilt = stored(protocol, &message).expect("as good as what it was made of");
     assert_eq!((rebuilt.samples, rebuilt.histograms), (before.samples, before.histograms));
     assert_eq!(u64::from(rebuilt.exemplars) + exemplars_left_out, u64::from(before.exemplars));

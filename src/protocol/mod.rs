@@ -128,6 +128,8 @@ pub struct Summary {
     /// The valid series may be sent on as they are. If not, some have labels out of order or with empty values, or the table of symbols is
     /// not in order: legal to receive, not to send (`V1-22`, `V1-23`, `V2-69`).
     pub is_canonical: bool,
+    /// Some series has exemplars and nothing else (2.0).
+    pub has_lone_exemplars: bool,
     /// What no receiver can take.
     pub offences: Offences,
 }
@@ -144,6 +146,7 @@ impl Default for Summary {
             timestamp_max: i64::MIN,
             symbols: 0,
             is_canonical: true,
+            has_lone_exemplars: false,
             offences: Offences::default(),
         }
     }

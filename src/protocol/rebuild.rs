@@ -30,6 +30,8 @@ use super::wire::{Malformed, each_varint};
 pub struct Rebuilt {
     /// Not compressed.
     pub message: Vec<u8>,
+    /// Nothing is in it; in 2.0, nothing but a table.
+    pub is_empty: bool,
     /// Exemplars that were left out of it: entries of their own, without a sample of their series beside them (2.0).
     pub exemplars_left_out: u64,
 }
@@ -41,7 +43,10 @@ pub struct Rebuilt {
 /// one in that selection's message.
 pub fn rebuild(protocol: Protocol, selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     match protocol {
-        Protocol::V1 => Ok(Rebuilt { message: rebuild_1(selections)?, exemplars_left_out: 0 }),
+        Protocol::V1 => {
+            let message = rebuild_1(selections)?;
+            Ok(Rebuilt { is_empty: message.is_empty(), message, exemplars_left_out: 0 })
+        }
         Protocol::V2 => rebuild_2(selections),
     }
 }
@@ -80,7 +85,7 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
     }
     let mut source = LoneSource { selections, selection: None, symbols: Vec::new(), entry };
     let (rebuilt, exemplars_left_out) = exemplars::attach(rebuilt, &lone, &mut table, &mut source)?;
-    Ok(Rebuilt { message: table.followed_by(&rebuilt), exemplars_left_out })
+    Ok(Rebuilt { is_empty: rebuilt.is_empty(), message: table.followed_by(&rebuilt), exemplars_left_out })
 }
 
 /// Where entries of exemplars are read when all others are written.
@@ -311,7 +316,7 @@ mod tests {
     fn rebuilt2(requests: &[&str]) -> (String, u64) {
         let messages: Vec<Vec<u8>> = requests.iter().map(|entries| request2(entries)).collect();
         let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-        let Rebuilt { message, exemplars_left_out } = rebuild(Protocol::V2, &selections).unwrap();
+        let Rebuilt { message, is_empty, exemplars_left_out } = rebuild(Protocol::V2, &selections).unwrap();
         let shown = |series: plain::Series| {
             let mut shown = series.metric_name().to_owned();
             series.samples.iter().for_each(|(_, timestamp, _)| shown += &format!("@{timestamp}"));
@@ -323,6 +328,7 @@ mod tests {
         };
         assert!(has_a_proper_table(&pb2::Request::decode(&*message).unwrap()));
         let shown: Vec<String> = plain::of_2(&message).unwrap().into_iter().map(shown).collect();
+        assert_eq!(is_empty, shown.is_empty());
         (shown.join(" "), exemplars_left_out)
     }
 
@@ -383,7 +389,7 @@ mod tests {
         fn all_of_several_2_0_messages_are_the_same_series_with_one_table(requests in prop::collection::vec(arbitrary::request2(), 0..5)) {
             let messages: Vec<Vec<u8>> = requests.iter().map(Message::encode_to_vec).collect();
             let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-            let Rebuilt { message, exemplars_left_out } = rebuild(Protocol::V2, &selections).unwrap();
+            let Rebuilt { message, exemplars_left_out, .. } = rebuild(Protocol::V2, &selections).unwrap();
             let table = pb2::Request::decode(&*message).unwrap();
             prop_assert!(has_a_proper_table(&table), "{:?}", table.symbols);
             let expected = attached(messages.iter().flat_map(|message| plain::of_2(message).unwrap()).collect());
@@ -429,7 +435,7 @@ mod tests {
             let count = two.timeseries.len() as u32;
             // Exemplars on their own go where there is a sample of their series, piece by piece.
             let piece = |entries: Chosen<'_>| {
-                let Rebuilt { message, exemplars_left_out } = piece_of(Protocol::V2, &message, entries);
+                let Rebuilt { message, exemplars_left_out, .. } = piece_of(Protocol::V2, &message, entries);
                 assert!(has_a_proper_table(&pb2::Request::decode(&*message).unwrap()));
                 (plain::of_2(&message).unwrap(), exemplars_left_out)
             };

@@ -241,6 +241,7 @@ fn a_2_0_request_is_counted_with_its_symbols_before_or_behind() {
         symbols: 5,
         timestamp_min: 5,
         timestamp_max: 5,
+        has_lone_exemplars: true,
         ..Summary::default()
     };
     assert_eq!(walk2(&whole.encode_to_vec()), Ok(expected.clone()), "V2-60, V2-61, V2-63");

@@ -233,6 +233,7 @@ fn walk_series(
         Err(offence) => offend(Err(offence)),
     }
     // V2-64. Neither of them is fine: exemplars come so (V2-63).
+    summary.has_lone_exemplars |= has_exemplars && !has_samples && !has_histograms;
     if has_samples && has_histograms {
         offend(Err(Offence::SamplesAndHistograms));
     }

@@ -58,7 +58,7 @@ use crate::clock::now_ms;
 use crate::metrics::ReceiveMetrics;
 use crate::protocol::labels::Limits;
 use crate::protocol::{Protocol, SeenLabels, Summary};
-use crate::wal::record::{Content, Counts, Kind, Meta, NewRecord, TimeRange};
+use crate::wal::record::{Content, Counts, Header, Kind, Meta, NewRecord, TimeRange};
 use crate::wal::{AppendError, Appender};
 
 /// The paths that users of other receivers have in their configurations (`V1-03`, `V2-08`).
@@ -344,7 +344,7 @@ fn content(protocol: Protocol, summary: &Summary, decoded_len: u64) -> Content {
             Protocol::V1 => Kind::Write1,
             Protocol::V2 => Kind::Write2,
         },
-        flags: 0,
+        flags: if summary.has_lone_exemplars { Header::FLAG_LONE_EXEMPLARS } else { 0 },
         counts: Counts {
             samples: summary.samples,
             histograms: summary.histograms,

@@ -283,6 +283,7 @@ impl web::Source for State {
                 failures: details.failures,
                 rate_limit_samples_per_second: details.rate_limit,
                 isolated_requests: details.isolated,
+                takes: ["1.0", "2.0"].into_iter().zip(details.takes).collect(),
                 samples: owed.samples,
                 refused_by: Reason::ALL.map(Reason::as_str).into_iter().zip(refused).collect(),
             }

@@ -78,6 +78,18 @@ pub enum Taken {
     NotSince(u32),
 }
 
+impl Taken {
+    /// For people; `None` if nothing has shown it.
+    #[must_use]
+    pub fn is_yes(self) -> Option<bool> {
+        match self {
+            Taken::Unknown => None,
+            Taken::Yes => Some(true),
+            Taken::NotSince(_) => Some(false),
+        }
+    }
+}
+
 /// How far a target is, and what became of everything before.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Savepoint {

@@ -26,7 +26,7 @@
 //! | `pace`, `speed`, `backoff` | how fast, how long |
 //! | `delivery` | brings these together: what to do next, what follows from an answer |
 //! | `suspicion`, `culprits`, `age` | whom to believe: the target, series, the clock |
-//! | `negotiation` | in which protocol |
+//! | `negotiation`, `lone_exemplars` | in which protocol, and what of it a target takes |
 //! | `request`, `client`, `outcome` | bytes, HTTP, what an answer means |
 //! | `orders`, `obeying`, `parcel` | what others may tell it to do |
 //! | `progress`, `catch_up`, `telling` | what others may know of it |
@@ -38,6 +38,7 @@ mod catch_up;
 pub mod client;
 mod culprits;
 mod delivery;
+mod lone_exemplars;
 mod negotiation;
 mod obeying;
 mod orders;
@@ -83,7 +84,7 @@ use rewriting::{NotRewritten, Rewriting};
 pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
 pub use state::Phase;
-use telling::shown;
+use telling::{said_text, shown};
 
 use crate::clock::now_ms;
 use crate::dead_letter::Ring;
@@ -116,6 +117,7 @@ struct InFlight {
     /// What is not in it, as metrics count it.
     untranslated: [u64; UNTRANSLATED.len()],
     has_metadata: bool,
+    has_lone_exemplars: bool,
     /// What counts once it is taken.
     taught: Taught,
     handle: AbortHandle,
@@ -474,7 +476,8 @@ impl Target {
                 return;
             }
         };
-        let Built { body, is_empty: _, samples, left_out, untranslated, has_metadata, taught } = built;
+        let Built { body, is_empty: _, samples, left_out, untranslated, has_metadata, has_lone_exemplars, taught } =
+            built;
         if !left_out.is_empty() {
             self.delivery.leaves_out(id, left_out);
         }
@@ -486,7 +489,7 @@ impl Target {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (id, bytes, timeout, answer)
         });
-        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, taught, handle });
+        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle });
     }
 
     /// What an attempt came to.
@@ -498,8 +501,15 @@ impl Target {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let Some(in_flight) = self.in_flight.remove(&id) else { return };
-        let InFlight { sent, untranslated, has_metadata, taught, handle: _ } = in_flight;
+        let InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle: _ } = in_flight;
         let (outcome, said) = self.judge(sent, bytes, timeout, answer);
+        if has_lone_exemplars && self.requests.answered(&said, std::time::Instant::now()) {
+            tracing::info!(
+                target = self.settings.name,
+                answer = said_text(&said),
+                "the target takes exemplars only with a sample of their series: they are put there, and left out where there is none"
+            );
+        }
         if matches!(outcome, Outcome::Accepted { .. }) {
             self.metrics.untranslated(untranslated);
             self.requests.learn(taught);

@@ -58,7 +58,8 @@ impl Target {
             (PARCEL, bytes, timeout, answer)
         });
         self.parcel_left_out = (whole.all(), left_out);
-        self.in_flight.insert(PARCEL, InFlight { sent, untranslated, has_metadata, taught, handle });
+        let in_flight = InFlight { sent, untranslated, has_metadata, has_lone_exemplars: false, taught, handle };
+        self.in_flight.insert(PARCEL, in_flight);
     }
 
     /// Accepted and its outcome are booked together.

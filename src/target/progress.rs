@@ -42,6 +42,8 @@ pub struct Details {
     pub rate_limit: Option<f64>,
     /// Requests that fail while others are taken.
     pub isolated: usize,
+    /// Whether it takes remote write 1.0, and 2.0, as far as its answers have shown.
+    pub takes: [Option<bool>; 2],
 }
 
 #[derive(Debug)]

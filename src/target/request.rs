@@ -2,7 +2,7 @@
 //!
 //! | carried | bytes |
 //! |---|---|
-//! | one whole record | as it was stored |
+//! | one whole record | as it was stored; as several, if it has exemplars in series of their own and the target refuses those |
 //! | several whole records, 1.0 | their snappy streams one behind the other, nothing is decompressed |
 //! | several whole records, 2.0 | one rebuilt table of symbols (`V2-68`), the rest copied |
 //! | some entries of a record | those, copied out of the decompressed message |
@@ -15,7 +15,8 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::batch::{Chosen, Contents, Entries, EntryFacts, Samples};
-use super::delivery::headers_of;
+use super::delivery::{Said, headers_of};
+use super::lone_exemplars::LoneExemplars;
 use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
@@ -24,7 +25,7 @@ use crate::protocol::selection::{self, Selection};
 use crate::protocol::snappy::{self, Compressor, SnappyError};
 use crate::protocol::translate::{CustomBuckets, CustomSeries, KnownMetadata, SentMetadata, Taught, to_1, to_2};
 use crate::protocol::{Malformed, Protocol, describe, entries};
-use crate::wal::record::Kind;
+use crate::wal::record::{Header, Kind};
 
 /// Bytes of what is known of series with custom buckets, for a target of 1.0: of some 60,000 at least, and twice as many at most.
 const CUSTOM_SERIES_BYTES_MAX: usize = 8 << 20;
@@ -61,6 +62,8 @@ pub struct Built {
     pub untranslated: [u64; UNTRANSLATED.len()],
     /// It tells of metadata.
     pub has_metadata: bool,
+    /// Exemplars are in series of their own, and the target may refuse them: for [`Requests::answered`].
+    pub has_lone_exemplars: bool,
     /// For [`Requests::learn`].
     pub taught: Taught,
 }
@@ -74,6 +77,7 @@ pub struct Requests {
     sent_metadata: SentMetadata,
     /// What is known for a target of 2.0.
     known_metadata: KnownMetadata,
+    lone_exemplars: LoneExemplars,
     compressor: Compressor,
 }
 
@@ -85,6 +89,7 @@ impl Requests {
             custom_series: CustomSeries::with_bytes_max(custom_buckets, CUSTOM_SERIES_BYTES_MAX),
             sent_metadata: SentMetadata::default(),
             known_metadata: KnownMetadata::default(),
+            lone_exemplars: LoneExemplars::default(),
             compressor: Compressor::new(),
         }
     }
@@ -98,6 +103,11 @@ impl Requests {
     /// it did.)
     pub fn learn(&mut self, taught: Taught) {
         self.custom_series.learn(taught);
+    }
+
+    /// What the target said to a request with lone exemplars. Returns whether it turned out that it refuses them.
+    pub fn answered(&mut self, said: &Said, now: Instant) -> bool {
+        self.lone_exemplars.answered(said.status, &said.text, now)
     }
 
     /// A request with these parts, which go with these headers, in this protocol. `samples` are in them.
@@ -120,8 +130,7 @@ impl Requests {
             return Ok(Built { is_empty: true, ..Built::default() });
         }
         if protocol == protocol_of(kind) {
-            let (body, exemplars) = as_received(kind, parts)?;
-            return Ok(Built { body, samples, untranslated: [exemplars, 0, 0], ..Built::default() });
+            return Ok(Built { samples, ..as_received(kind, parts, self.lone_exemplars.are_refused(now))? });
         }
         let messages = messages(parts)?;
         self.translated(protocol, &selections(&messages, parts), forwarded, now)
@@ -168,6 +177,7 @@ impl Requests {
             samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
             untranslated: [translated.exemplars, translated.start_timestamps, dropped],
             has_metadata: translated.metadata > 0,
+            has_lone_exemplars: false,
             body: self.compressor.compress(&translated.message)?.into(),
             left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
             taught: translated.taught,
@@ -175,23 +185,32 @@ impl Requests {
     }
 }
 
-/// The body of a request with these parts in the protocol in which they were received; how many exemplars have no place in it.
+/// A request with these parts in the protocol in which they were received; its samples are for the caller to say. Without `no_lone_exemplars` one whole record may
+/// have exemplars in series of their own.
 ///
 /// # Errors
 /// [`BodyError`].
-pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)]) -> Result<(Bytes, u64), BodyError> {
+pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], no_lone_exemplars: bool) -> Result<Built, BodyError> {
     let protocol = protocol_of(kind);
+    let of_body = |body: Bytes| Built { body, ..Built::default() };
     if let [(record, Chosen::All)] = parts {
-        return Ok((record.body.clone(), 0));
+        let has_lone_exemplars = record.header.flags & Header::FLAG_LONE_EXEMPLARS != 0;
+        if !(has_lone_exemplars && no_lone_exemplars) {
+            return Ok(Built { has_lone_exemplars, ..of_body(record.body.clone()) });
+        }
     }
     let is_whole = parts.iter().all(|(_, chosen)| *chosen == Chosen::All);
     if is_whole && protocol == Protocol::V1 {
         let bodies: Vec<&Bytes> = parts.iter().map(|(record, _)| &record.body).collect();
-        return Ok((snappy::merge(&bodies)?.into(), 0));
+        return Ok(of_body(snappy::merge(&bodies)?.into()));
     }
     let messages = messages(parts)?;
     let rebuilt = rebuild(protocol, &selections(&messages, parts))?;
-    Ok((snappy::compress(&rebuilt.message)?.into(), rebuilt.exemplars_left_out))
+    Ok(Built {
+        is_empty: rebuilt.is_empty,
+        untranslated: [rebuilt.exemplars_left_out, 0, 0],
+        ..of_body(snappy::compress(&rebuilt.message)?.into())
+    })
 }
 
 fn messages(parts: &[(Arc<Outgoing>, Chosen)]) -> Result<Vec<Vec<u8>>, SnappyError> {
@@ -245,7 +264,7 @@ mod tests {
 
     use super::*;
     use crate::protocol::messages::v2 as pb2;
-    use crate::wal::record::{Counts, Header, Meta, TimeRange};
+    use crate::wal::record::{Counts, Meta, TimeRange};
     use crate::wal::{Place, Position, Record, SegmentId};
 
     /// 100 series with a label of 100 KB and metadata: 10 MB in 1.0.

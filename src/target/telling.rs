@@ -8,6 +8,7 @@ use super::request;
 use super::{Phase, Target};
 use crate::clock::now_ms;
 use crate::dead_letter::{NewEntry, RingError};
+use crate::savepoint::Taken;
 
 impl Target {
     pub(super) fn log_events(&mut self) {
@@ -98,6 +99,7 @@ impl Target {
             failures: pace.failures(),
             rate_limit: pace.learned_rate(),
             isolated: self.delivery.isolated(),
+            takes: self.delivery.learned().takes.map(Taken::is_yes),
         });
     }
 
@@ -122,8 +124,8 @@ impl Target {
                     "the target refused samples for good"
                 );
             }
-            let body = match request::as_received(refused.kind, &refused.parts) {
-                Ok((body, _)) => body,
+            let body = match request::as_received(refused.kind, &refused.parts, false) {
+                Ok(built) => built.body,
                 // It was put together once already, to be sent.
                 Err(error) => {
                     tracing::error!(target = self.settings.name, %error, "internal error: what was refused cannot be kept");

@@ -16,7 +16,7 @@
 //!  32 u32 body checksum     CRC32C over fields and body; apart from the header's, so that a damaged body can be stepped over
 //!                           exactly and counted exactly
 //!  36 u8  type              1 remote write 1.0, 2 remote write 2.0, 3 seal
-//!  37 u8  flags             bit 0: some series has labels out of order or empty
+//!  37 u8  flags             bit 0: some series has labels out of order or empty; bit 1: some series has exemplars only
 //!  38 u16 zero
 //!  40 i64 receive time      ms since 1970
 //!  48 u32 float samples   52 u32 histograms   56 u32 exemplars   60 u32 series
@@ -147,6 +147,9 @@ impl Header {
     /// stored.
     pub const FLAG_UNSORTED: u8 = 1;
 
+    /// Some series of the record (2.0) has exemplars and nothing else.
+    pub const FLAG_LONE_EXEMPLARS: u8 = 2;
+
     /// The bytes on disk at `seat`.
     #[must_use]
     pub fn encode(&self, seat: &Seat) -> [u8; HEADER_LEN] {
@@ -270,7 +273,7 @@ pub struct NewRecord {
 pub struct Content {
     /// Which protocol.
     pub kind: Kind,
-    /// 0.
+    /// See [`Header`].
     pub flags: u8,
     /// What is in it.
     pub counts: Counts,

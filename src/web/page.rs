@@ -82,6 +82,9 @@ fn row(page: &mut String, target: &Target) {
     if let Some(reason) = &target.reason {
         let _ = write!(page, "<br><small>{}</small>", escape(reason));
     }
+    for (protocol, _) in target.takes.iter().filter(|(_, taken)| **taken == Some(false)) {
+        let _ = write!(page, "<br><small>it does not take remote write {protocol}: translated</small>");
+    }
     behind(page, target);
     let _ = write!(
         page,
@@ -224,6 +227,7 @@ mod tests {
             failures: 4,
             rate_limit_samples_per_second: Some(5000.0),
             isolated_requests: 2,
+            takes: [("1.0", Some(true)), ("2.0", Some(false))].into(),
             samples: Samples {
                 accepted: 1_022_009,
                 delivered: 1_000_000,
@@ -263,6 +267,7 @@ mod tests {
             "3 of 8<br><small>4 failed in a row",
             "2 fail while others pass",
             "it takes 5,000 samples/s",
+            "it does not take remote write 2.0: translated",
             "1,000,000",
             "9<br><small>poison 7, status 2</small>",
             "full in <b>2 h</b>",

@@ -140,6 +140,8 @@ pub struct Target {
     pub rate_limit_samples_per_second: Option<f64>,
     /// Requests that fail again and again while others are taken.
     pub isolated_requests: usize,
+    /// Whether it takes remote write `"1.0"` and `"2.0"`, as its answers have shown; null: nothing has shown it yet.
+    pub takes: BTreeMap<&'static str, Option<bool>>,
     /// What became of all samples so far.
     pub samples: Samples,
     /// The refused ones by reason; each is there.

@@ -1,0 +1,65 @@
+//! Whether a target takes exemplars in series of their own (`V2-63`).
+//!
+//! ```text
+//!            400 to a request with such series, which says so
+//!  Taken  -------------------------------------------------->  Refused
+//!         <--------------------------------------------------
+//!                            an hour later
+//! ```
+//!
+//! Prometheus sends them so, a sample in one request and its exemplar perhaps in the next, and most receivers take them. Since 3.8
+//! Prometheus keeps the rest of such a request and answers 400. So what was received goes on as it is, until a target refuses that: then
+//! exemplars go with a sample of their series, and those without one in the same request are left out and counted. (Requests that are written anew for
+//! another reason have them so always.)
+
+use std::time::{Duration, Instant};
+
+/// As for the protocol: receivers get newer.
+const BELIEVED_FOR: Duration = Duration::from_secs(3600);
+
+/// In Prometheus' answer, of each such series.
+const REFUSAL: &str = "at least one sample or histogram";
+
+/// See the module.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LoneExemplars {
+    refused: Option<Instant>,
+}
+
+impl LoneExemplars {
+    /// Whether they are left out of what is sent now.
+    #[must_use]
+    pub fn are_refused(&self, now: Instant) -> bool {
+        self.refused.is_some_and(|refused| now.saturating_duration_since(refused) < BELIEVED_FOR)
+    }
+
+    /// The answer to a request that had some. Returns whether it was news.
+    pub fn answered(&mut self, status: Option<u16>, text: &str, now: Instant) -> bool {
+        let refuses = status == Some(400) && text.contains(REFUSAL);
+        let is_news = refuses && !self.are_refused(now);
+        if refuses {
+            self.refused = Some(now);
+        }
+        is_news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn they_are_taken_until_an_answer_says_that_they_are_not_and_again_an_hour_later() {
+        let start = Instant::now();
+        let mut exemplars = LoneExemplars::default();
+        let refusal = "TimeSeries must contain at least one sample or histogram for series {__name__=\"up\"}\n";
+        for (status, text) in [(None, refusal), (Some(500), refusal), (Some(400), "out of order exemplar")] {
+            assert!(!exemplars.answered(status, text, start));
+        }
+        assert!(!exemplars.are_refused(start));
+        assert!(exemplars.answered(Some(400), refusal, start));
+        assert!(!exemplars.answered(Some(400), refusal, start), "that is known");
+        assert!(exemplars.are_refused(start + BELIEVED_FOR - Duration::from_secs(1)));
+        assert!(!exemplars.are_refused(start + BELIEVED_FOR));
+    }
+}
