@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use libfuzzer_sys::fuzz_target;
+use promrelay::protocol::exemplars::Hostless;
 use promrelay::protocol::rebuild::{Rebuilt, rebuild};
 use promrelay::protocol::selection::{Chosen, Selection};
 use promrelay::protocol::translate::{
@@ -29,37 +30,38 @@ fuzz_target!(|data: &[u8]| {
         Selection { message: first, entries: Chosen::Range(0..end.into()) },
         Selection { message: second, entries: Chosen::All },
     ];
-    let _ = rebuild(protocol, &pieces);
-    let _ = other(protocol, &pieces, CustomBuckets::AsClassic);
+    let hostless = if how & 2 == 0 { Hostless::Kept } else { Hostless::LeftOut };
+    let _ = rebuild(protocol, &pieces, hostless);
+    let _ = other(protocol, &pieces, CustomBuckets::AsClassic, hostless);
 
     let Some(before) = stored(protocol, input.0) else { return };
     let whole = [Selection { message: input.0, entries: Chosen::All }];
 
-    let Rebuilt { message, exemplars_left_out, .. } = rebuild(protocol, &whole).unwrap();
+    let Rebuilt { message, exemplars_left_out, .. } = rebuild(protocol, &whole, hostless).unwrap();
     let rebuilt = stored(protocol, &message).expect("as good as what it was made of");
     assert_eq!((rebuilt.samples, rebuilt.histograms), (before.samples, before.histograms));
     assert_eq!(u64::from(rebuilt.exemplars) + exemplars_left_out, u64::from(before.exemplars));
     assert!(rebuilt.timestamp_min == before.timestamp_min && rebuilt.timestamp_max == before.timestamp_max);
 
     let to = if protocol == Protocol::V1 { Protocol::V2 } else { Protocol::V1 };
-    let translated = other(protocol, &whole, CustomBuckets::Drop).unwrap();
+    let translated = other(protocol, &whole, CustomBuckets::Drop, hostless).unwrap();
     let after = accounted(to, &before, &translated);
     comes_in_order(protocol, input.0, to, &translated.message);
 
     let whole = [Selection { message: &translated.message, entries: Chosen::All }];
-    let back = other(to, &whole, CustomBuckets::Drop).unwrap();
+    let back = other(to, &whole, CustomBuckets::Drop, hostless).unwrap();
     accounted(protocol, &after, &back);
     comes_in_order(to, &translated.message, protocol, &back.message);
     assert_eq!((back.start_timestamps, back.empty_series, back.unknown_fields), (0, 0, 0));
 
-    let classic = other(protocol, &[Selection { message: input.0, entries: Chosen::All }], CustomBuckets::AsClassic);
+    let classic = other(protocol, &[Selection { message: input.0, entries: Chosen::All }], CustomBuckets::AsClassic, hostless);
     stored(to, &classic.unwrap().message).expect("classic series are valid");
 });
 
 /// Translates to the other protocol.
-fn other(from: Protocol, selections: &[Selection<'_>], custom: CustomBuckets) -> Result<Translated, Malformed> {
+fn other(from: Protocol, selections: &[Selection<'_>], custom: CustomBuckets, hostless: Hostless) -> Result<Translated, Malformed> {
     match from {
-        Protocol::V1 => to_2(selections, &mut KnownMetadata::with_bytes_max(2000)),
+        Protocol::V1 => to_2(selections, &mut KnownMetadata::with_bytes_max(2000), hostless),
         Protocol::V2 => {
             let (series, mut sent) = (CustomSeries::with_bytes_max(custom, 2000), SentMetadata::with_families_max(3));
             to_1(selections, &series, 0, &mut sent, Instant::now())

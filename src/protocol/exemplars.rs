@@ -1,14 +1,15 @@
 //! Exemplars in series of their own, and where they go when a 2.0 request is written anew.
 //!
 //! Prometheus sends each exemplar as a TimeSeries without a sample, and as a receiver refuses such ones since 3.8 (`V2-63`). They are passed on (`V2-67`). The
-//! sample of the same series is most often in the same request: there the exemplar is put.
+//! sample of the same series is most often in the same request: there the exemplar is put. Where it is not (it was in the request before), the
+//! exemplar stays in a series of its own; for a target that refuses those it is left out, and counted.
 //!
 //! ```text
 //!  chosen     a: sample   b: sample   a: exemplar 1   c: exemplar   a: sample   a: exemplar 2
 //!
-//!  written    a: sample     b: sample   a: sample        first without them: they are put off
-//!               exemplar 1                exemplar 2     then each goes to the nearest earlier entry of its series,
-//!                                                        else to the next later one; c has none: left out, and counted
+//!  written    a: sample     b: sample   c: exemplar   a: sample        first without them: they are put off
+//!               exemplar 1                              exemplar 2     then each goes to the nearest earlier entry of its series,
+//!                                                                      else to the next later one; c has none
 //! ```
 //!
 //! In what is written every text has one reference, so equal series have equal lists of references: those are compared, as bytes.
@@ -36,6 +37,27 @@ pub(super) struct Lone<'a> {
     pub exemplars: u64,
 }
 
+/// What becomes of exemplars in entries of their own where no sample or histogram of their series is in the request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hostless {
+    /// They stay as they are, in their place.
+    Kept,
+    /// They are left out.
+    LeftOut,
+}
+
+/// A request with the exemplars in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Attached {
+    /// All fields but the table of symbols.
+    pub written: Vec<u8>,
+    /// Entries that stayed as they were, and exemplars in them.
+    pub kept_entries: u64,
+    pub kept: u64,
+    /// Exemplars that were left out.
+    pub left_out: u64,
+}
+
 /// Reads entries that were put off, in the protocol they came in.
 pub(super) trait Source {
     /// Appends the references to the labels, as packed numbers, if all of the texts are in the table: else no entry has such labels,
@@ -44,6 +66,9 @@ pub(super) trait Source {
 
     /// Appends the exemplars, as fields of a 2.0 series.
     fn exemplars(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed>;
+
+    /// Appends the whole entry, as a field of a 2.0 request.
+    fn entry(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed>;
 }
 
 /// How many exemplars a series of 2.0 has, if it has nothing but exemplars; else 0.
@@ -62,39 +87,54 @@ pub(super) fn lone_in_2(mut series: Fields<'_>) -> Result<u64, Malformed> {
 }
 
 /// Puts the exemplars of `lone` entries, which are in order, into the entries of a 2.0 request. Of that, `written` are all fields but
-/// the table of symbols: each entry with its labels first and packed. Returns the same with the exemplars, and how many were left out.
+/// the table of symbols: each entry with its labels first and packed.
 pub(super) fn attach(
     written: Vec<u8>,
     lone: &[Lone<'_>],
+    hostless: Hostless,
     table: &mut SymbolTable,
     source: &mut impl Source,
-) -> Result<(Vec<u8>, u64), Malformed> {
+) -> Result<Attached, Malformed> {
+    let mut attached = Attached::default();
     if lone.is_empty() {
-        return Ok((written, 0));
+        attached.written = written;
+        return Ok(attached);
     }
     let (series, group_of) = Series::of(lone, table, source)?;
     let hosts = series.hosts_in(&written, table)?;
-    let mut guests = Vec::with_capacity(lone.len());
-    let mut left_out = 0;
+    // Where something is put in: a lone entry itself, or exemplars into the entry that begins there, which comes behind it.
+    let mut places = Vec::with_capacity(lone.len());
     for (lone, group) in lone.iter().zip(group_of) {
-        match group.and_then(|group| nearest(&hosts, group, lone.at)) {
-            Some(host) => guests.push((host, lone)),
-            None => left_out += lone.exemplars,
+        match (group.and_then(|group| nearest(&hosts, group, lone.at)), hostless) {
+            (Some(host), _) => places.push((host, true, lone)),
+            (None, Hostless::Kept) => {
+                attached.kept_entries += 1;
+                attached.kept += lone.exemplars;
+                places.push((lone.at, false, lone));
+            }
+            (None, Hostless::LeftOut) => attached.left_out += lone.exemplars,
         }
     }
     // Stable: those of one entry stay in order.
-    guests.sort_by_key(|(host, _)| *host);
-    let mut attached = Vec::with_capacity(written.len() + written.len() / 4);
+    places.sort_by_key(|(place, is_host, _)| (*place, *is_host));
+    let to = &mut attached.written;
+    to.reserve(written.len() + written.len() / 4);
     let mut host = Host::default();
     let mut copied = 0;
-    for guests in guests.chunk_by(|one, other| one.0 == other.0) {
-        let start = guests[0].0;
-        attached.extend_from_slice(&written[copied..start]);
+    for guests in places.chunk_by(|one, other| (one.0, one.1) == (other.0, other.1)) {
+        let (start, is_host, _) = guests[0];
+        let lone = || guests.iter().map(|(_, _, lone)| *lone);
+        to.extend_from_slice(&written[copied..start]);
+        copied = start;
+        if !is_host {
+            lone().try_for_each(|lone| source.entry(lone, table, to))?;
+            continue;
+        }
         let mut fields = Fields::new(&written[start..]);
         let Some((_, Value::Bytes(content))) = fields.next_field()? else { return Err(fields.wrong_type()) };
         host.clear();
         // An entry that begins where a lone one would have stood comes after it.
-        let (later, earlier): (Vec<_>, Vec<_>) = guests.iter().map(|(_, lone)| lone).partition(|lone| lone.at > start);
+        let (later, earlier): (Vec<_>, Vec<_>) = lone().partition(|lone| lone.at > start);
         for lone in earlier {
             host.add_guest(lone, table, source)?;
         }
@@ -102,11 +142,11 @@ pub(super) fn attach(
         for lone in later {
             host.add_guest(lone, table, source)?;
         }
-        host.write(&mut attached);
+        host.write(to);
         copied = written.len() - fields.rest().len();
     }
-    attached.extend_from_slice(&written[copied..]);
-    Ok((attached, left_out))
+    to.extend_from_slice(&written[copied..]);
+    Ok(attached)
 }
 
 /// Where the entry begins that exemplars go to which came at `at`. `hosts` are in order.

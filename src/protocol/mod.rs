@@ -30,7 +30,7 @@
 pub mod canonical;
 pub mod describe;
 pub mod entries;
-mod exemplars;
+pub mod exemplars;
 pub mod histogram;
 pub mod labels;
 pub mod messages;

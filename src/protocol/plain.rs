@@ -3,6 +3,7 @@
 use prost::Message;
 
 use super::Protocol;
+use super::exemplars::Hostless;
 use super::messages::{v1 as pb1, v2 as pb2};
 
 /// One entry of a request.
@@ -111,17 +112,19 @@ pub fn has_a_proper_table(request: &pb2::Request) -> bool {
 }
 
 /// What becomes of entries that have exemplars only, written down in the plainest way; also how many exemplars have no place.
-pub fn attached(series: Vec<Series>) -> (Vec<Series>, u64) {
+pub fn attached(series: Vec<Series>, hostless: Hostless) -> (Vec<Series>, u64) {
     let (mut attached, mut left_out) = (series.clone(), 0);
     // What goes where, with those that came earlier than the entry apart.
     let mut before = vec![Vec::new(); series.len()];
     let mut behind = before.clone();
+    let mut is_kept: Vec<bool> = series.iter().map(|series| !series.is_lone()).collect();
     for (n, lone) in series.iter().enumerate().filter(|(_, series)| series.is_lone()) {
         let is_host = |other: &&(usize, &Series)| other.1.has_data() && other.1.labels == lone.labels;
         let entries: Vec<(usize, &Series)> = series.iter().enumerate().collect();
         match entries[..n].iter().rfind(is_host).or(entries[n..].iter().find(is_host)) {
             Some((host, _)) if *host < n => behind[*host].extend(lone.exemplars.clone()),
             Some((host, _)) => before[*host].extend(lone.exemplars.clone()),
+            None if hostless == Hostless::Kept => is_kept[n] = true,
             None => left_out += lone.exemplars.len() as u64,
         }
     }
@@ -132,6 +135,6 @@ pub fn attached(series: Vec<Series>) -> (Vec<Series>, u64) {
             series.exemplars.sort_by_key(|exemplar| exemplar.0);
         }
     }
-    attached.retain(|series| !series.is_lone());
-    (attached, left_out)
+    let kept = attached.into_iter().zip(is_kept).filter(|(_, is_kept)| *is_kept);
+    (kept.map(|(series, _)| series).collect(), left_out)
 }

@@ -12,14 +12,14 @@
 //! number here. In 2.0 only references change (of labels, of exemplars' labels, of help and unit), and symbols without a use are left
 //! out (`V2-68`). Each entry keeps all its labels (`V1-19`, `V2-72`), in pairs (`V2-62`), and no reference leads nowhere (`V2-70`).
 //!
-//! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, or left out: see
-//! `exemplars`. All else is there, in the order in which it was chosen; what belongs to no entry as a [`Selection`] says.
+//! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, if there is one: see
+//! [`exemplars`](super::exemplars). All else is there, in the order in which it was chosen; what belongs to no entry as a [`Selection`] says.
 
 use prost::encoding::encode_varint;
 
 use super::Protocol;
 use super::entries::{REFERENCE_OUT_OF_RANGE, symbols_2};
-use super::exemplars::{self, Lone};
+use super::exemplars::{self, Attached, Hostless, Lone};
 use super::renumber::{EntryBuffer, Renumbered, Symbols};
 use super::selection::{Chosen, Selection, each_chosen};
 use super::symbols::SymbolTable;
@@ -32,7 +32,9 @@ pub struct Rebuilt {
     pub message: Vec<u8>,
     /// Nothing is in it; in 2.0, nothing but a table.
     pub is_empty: bool,
-    /// Exemplars that were left out of it: entries of their own, without a sample of their series beside them (2.0).
+    /// Exemplars in entries of their own, without a sample of their series beside them (2.0): that are in it,
+    pub lone_exemplars: u64,
+    /// and that were left out.
     pub exemplars_left_out: u64,
 }
 
@@ -41,13 +43,13 @@ pub struct Rebuilt {
 /// # Errors
 /// A message is no request of this protocol, a reference (2.0) is out of range, or a chosen entry does not exist. The offset is
 /// one in that selection's message.
-pub fn rebuild(protocol: Protocol, selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
+pub fn rebuild(protocol: Protocol, selections: &[Selection<'_>], hostless: Hostless) -> Result<Rebuilt, Malformed> {
     match protocol {
         Protocol::V1 => {
             let message = rebuild_1(selections)?;
-            Ok(Rebuilt { is_empty: message.is_empty(), message, exemplars_left_out: 0 })
+            Ok(Rebuilt { is_empty: message.is_empty(), message, lone_exemplars: 0, exemplars_left_out: 0 })
         }
-        Protocol::V2 => rebuild_2(selections),
+        Protocol::V2 => rebuild_2(selections, hostless),
     }
 }
 
@@ -63,7 +65,7 @@ fn rebuild_1(selections: &[Selection<'_>]) -> Result<Vec<u8>, Malformed> {
     Ok(rebuilt)
 }
 
-fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
+fn rebuild_2(selections: &[Selection<'_>], hostless: Hostless) -> Result<Rebuilt, Malformed> {
     let mut table = SymbolTable::new();
     let mut rebuilt = Vec::new();
     let mut entry = EntryBuffer::default();
@@ -84,8 +86,10 @@ fn rebuild_2(selections: &[Selection<'_>]) -> Result<Rebuilt, Malformed> {
         })?;
     }
     let mut source = LoneSource { selections, selection: None, symbols: Vec::new(), entry };
-    let (rebuilt, exemplars_left_out) = exemplars::attach(rebuilt, &lone, &mut table, &mut source)?;
-    Ok(Rebuilt { is_empty: rebuilt.is_empty(), message: table.followed_by(&rebuilt), exemplars_left_out })
+    let attached = exemplars::attach(rebuilt, &lone, hostless, &mut table, &mut source)?;
+    let Attached { written, kept: lone_exemplars, left_out: exemplars_left_out, .. } = attached;
+    let is_empty = written.is_empty();
+    Ok(Rebuilt { message: table.followed_by(&written), is_empty, lone_exemplars, exemplars_left_out })
 }
 
 /// Where entries of exemplars are read when all others are written.
@@ -145,6 +149,14 @@ impl exemplars::Source for LoneSource<'_, '_> {
         self.symbols = symbols.from;
         Ok(())
     }
+
+    fn entry(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
+        self.turn_to(lone.selection)?;
+        let mut symbols = Symbols { from: std::mem::take(&mut self.symbols), table };
+        self.entry.renumber_series(lone.series, None, &mut symbols, to)?;
+        self.symbols = symbols.from;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -159,11 +171,11 @@ mod tests {
     use super::*;
 
     fn message(protocol: Protocol, selections: &[Selection<'_>]) -> Vec<u8> {
-        rebuild(protocol, selections).unwrap().message
+        rebuild(protocol, selections, Hostless::LeftOut).unwrap().message
     }
 
     fn piece_of(protocol: Protocol, message: &[u8], entries: Chosen<'_>) -> Rebuilt {
-        rebuild(protocol, &[Selection { message, entries }]).unwrap()
+        rebuild(protocol, &[Selection { message, entries }], Hostless::LeftOut).unwrap()
     }
 
     fn all(message: &[u8]) -> Selection<'_> {
@@ -217,17 +229,22 @@ mod tests {
                 Chosen::Listed(&[1, 1]),
             ] {
                 let selection = Selection { message: &message, entries };
-                assert!(rebuild(protocol, std::slice::from_ref(&selection)).is_err(), "{selection:?}");
+                assert!(
+                    rebuild(protocol, std::slice::from_ref(&selection), Hostless::LeftOut).is_err(),
+                    "{selection:?}"
+                );
             }
             let none = Selection { message: &message, entries: Chosen::Range(7..7) };
-            assert!(rebuild(protocol, &[none]).is_ok());
+            assert!(rebuild(protocol, &[none], Hostless::LeftOut).is_ok());
         }
     }
 
     #[test]
     fn one_cut_message_fails_the_whole_before_its_bytes_mix_with_the_next() {
         let message = request1();
-        assert!(rebuild(Protocol::V1, &[all(&message[..message.len() - 1]), all(&message)]).is_err());
+        assert!(
+            rebuild(Protocol::V1, &[all(&message[..message.len() - 1]), all(&message)], Hostless::LeftOut).is_err()
+        );
     }
 
     #[test]
@@ -278,11 +295,15 @@ mod tests {
         .concat();
         let expected =
             [&[0x22, 0, 0x22, 1, b'b', 0x22, 1, b'a', 0x48, 1, 0x2a, expected.len() as u8][..], &expected].concat();
-        assert_eq!(rebuild(Protocol::V2, &[all(&message)]).unwrap().message, expected);
+        assert_eq!(rebuild(Protocol::V2, &[all(&message)], Hostless::LeftOut).unwrap().message, expected);
         let first = Selection { message: &message, entries: Chosen::Range(0..1) };
-        assert_eq!(rebuild(Protocol::V2, &[first]).unwrap().message, expected, "entry 0 takes the rest along");
+        assert_eq!(
+            rebuild(Protocol::V2, &[first], Hostless::LeftOut).unwrap().message,
+            expected,
+            "entry 0 takes the rest along"
+        );
         let none = Selection { message: &message, entries: Chosen::Listed(&[]) };
-        assert_eq!(rebuild(Protocol::V2, &[none]).unwrap().message, [0x22, 0]);
+        assert_eq!(rebuild(Protocol::V2, &[none], Hostless::LeftOut).unwrap().message, [0x22, 0]);
     }
 
     /// One 2.0 request: `a@5` is a sample, `a~5` an exemplar on its own, `a@5~6` both.
@@ -314,9 +335,17 @@ mod tests {
 
     /// In the same way, and how many exemplars were left out.
     fn rebuilt2(requests: &[&str]) -> (String, u64) {
+        rebuilt2_with(Hostless::LeftOut, requests)
+    }
+
+    fn rebuilt2_with(hostless: Hostless, requests: &[&str]) -> (String, u64) {
         let messages: Vec<Vec<u8>> = requests.iter().map(|entries| request2(entries)).collect();
         let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-        let Rebuilt { message, is_empty, exemplars_left_out } = rebuild(Protocol::V2, &selections).unwrap();
+        let rebuilt = rebuild(Protocol::V2, &selections, hostless).unwrap();
+        let Rebuilt { message, is_empty, lone_exemplars, exemplars_left_out } = rebuilt;
+        let series = plain::of_2(&message).unwrap();
+        let lone = series.iter().filter(|series| series.is_lone()).map(|series| series.exemplars.len() as u64);
+        assert_eq!(lone_exemplars, lone.sum::<u64>());
         let shown = |series: plain::Series| {
             let mut shown = series.metric_name().to_owned();
             series.samples.iter().for_each(|(_, timestamp, _)| shown += &format!("@{timestamp}"));
@@ -327,7 +356,7 @@ mod tests {
             shown
         };
         assert!(has_a_proper_table(&pb2::Request::decode(&*message).unwrap()));
-        let shown: Vec<String> = plain::of_2(&message).unwrap().into_iter().map(shown).collect();
+        let shown: Vec<String> = series.into_iter().map(shown).collect();
         assert_eq!(is_empty, shown.is_empty());
         (shown.join(" "), exemplars_left_out)
     }
@@ -349,6 +378,20 @@ mod tests {
     }
 
     #[test]
+    fn exemplars_without_a_sample_of_their_series_stay_in_their_place_where_they_may() {
+        let cases = [
+            ("a@1 b@1 a~2", "a@1~2 b@1"),
+            ("c~1 a@1 c~2 c~3 a~4", "c~1 a@1~4 c~2 c~3"),
+            ("a@1 c~2 b@1 b~2", "a@1 c~2 b@1~2"),
+            ("a~1", "a~1"),
+        ];
+        for (entries, expected) in cases {
+            assert_eq!(rebuilt2_with(Hostless::Kept, &[entries]), (expected.into(), 0), "{entries}");
+        }
+        assert_eq!(rebuilt2_with(Hostless::Kept, &["d@1 a~1", "x@1 c~7", "a@2"]), ("d@1 x@1 c~7 a@2~1".into(), 0));
+    }
+
+    #[test]
     fn exemplars_on_their_own_find_their_series_in_other_records_of_the_same_request() {
         assert_eq!(rebuilt2(&["b@1 a~1", "x@1 a@2 a~9"]), ("b@1 x@1 a@2~1~9".into(), 0));
         assert_eq!(rebuilt2(&["a@1", "", "b~1 a~1", "b@2"]), ("a@1~1 b@2~1".into(), 0));
@@ -364,7 +407,9 @@ mod tests {
     fn references_to_nothing_are_malformed() {
         let rebuilt = |series| {
             let request = pb2::Request { symbols: vec![String::new(), "a".into()], timeseries: vec![series] };
-            rebuild(Protocol::V2, &[all(&request.encode_to_vec())]).map(drop).map_err(|error| error.what)
+            rebuild(Protocol::V2, &[all(&request.encode_to_vec())], Hostless::LeftOut)
+                .map(drop)
+                .map_err(|error| error.what)
         };
         let samples = vec![pb2::Sample::default()];
         let series = || pb2::TimeSeries { labels_refs: vec![1, 1], samples: samples.clone(), ..Default::default() };
@@ -389,11 +434,14 @@ mod tests {
         fn all_of_several_2_0_messages_are_the_same_series_with_one_table(requests in prop::collection::vec(arbitrary::request2(), 0..5)) {
             let messages: Vec<Vec<u8>> = requests.iter().map(Message::encode_to_vec).collect();
             let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-            let Rebuilt { message, exemplars_left_out, .. } = rebuild(Protocol::V2, &selections).unwrap();
-            let table = pb2::Request::decode(&*message).unwrap();
-            prop_assert!(has_a_proper_table(&table), "{:?}", table.symbols);
-            let expected = attached(messages.iter().flat_map(|message| plain::of_2(message).unwrap()).collect());
-            prop_assert_eq!((plain::of_2(&message).unwrap(), exemplars_left_out), expected);
+            let series: Vec<plain::Series> = messages.iter().flat_map(|message| plain::of_2(message).unwrap()).collect();
+            for hostless in [Hostless::Kept, Hostless::LeftOut] {
+                let Rebuilt { message, exemplars_left_out, .. } = rebuild(Protocol::V2, &selections, hostless).unwrap();
+                let table = pb2::Request::decode(&*message).unwrap();
+                prop_assert!(has_a_proper_table(&table), "{:?}", table.symbols);
+                let expected = attached(series.clone(), hostless);
+                prop_assert_eq!((plain::of_2(&message).unwrap(), exemplars_left_out), expected);
+            }
         }
 
         /// V1-19, V2-72. By ranges, and by the bits of a number: the pieces have each entry once, in order, and what belongs to none of them once.
@@ -442,11 +490,11 @@ mod tests {
             let expected = plain::of_2(&message).unwrap();
             for range in as_ranges(count) {
                 let chosen = expected[range.start as usize..range.end as usize].to_vec();
-                prop_assert_eq!(piece(Chosen::Range(range)), attached(chosen));
+                prop_assert_eq!(piece(Chosen::Range(range)), attached(chosen, Hostless::LeftOut));
             }
             for list in as_lists(count) {
                 let chosen = list.iter().map(|n| expected[*n as usize].clone()).collect();
-                prop_assert_eq!(piece(Chosen::Listed(&list)), attached(chosen));
+                prop_assert_eq!(piece(Chosen::Listed(&list)), attached(chosen, Hostless::LeftOut));
             }
         }
 
@@ -459,13 +507,13 @@ mod tests {
         ) {
             let mut message = one.encode_to_vec();
             damage.strike(&mut message);
-            match (rebuild(Protocol::V1, &[all(&message)]), pb1::WriteRequest::decode(&*message)) {
+            match (rebuild(Protocol::V1, &[all(&message)], Hostless::LeftOut), pb1::WriteRequest::decode(&*message)) {
                 (Ok(rebuilt), _) => prop_assert_eq!(rebuilt.message, message),
                 (Err(error), judged) => prop_assert!(judged.is_err(), "{error}"),
             }
             let mut message = two.encode_to_vec();
             damage.strike(&mut message);
-            let rebuilt = rebuild(Protocol::V2, &[all(&message)]);
+            let rebuilt = rebuild(Protocol::V2, &[all(&message)], Hostless::LeftOut);
             let Ok(judged) = pb2::Request::decode(&*message) else { return Ok(()) };
             match rebuilt {
                 Err(error) => prop_assert_eq!(error.what, REFERENCE_OUT_OF_RANGE),
@@ -476,7 +524,7 @@ mod tests {
                     prop_assert!(after.is_some());
                     // A reference of an exemplar that was left out may well be out of range.
                     if let Some(before) = plain::of_2(&message) {
-                        prop_assert_eq!((after.unwrap(), rebuilt.exemplars_left_out), attached(before));
+                        prop_assert_eq!((after.unwrap(), rebuilt.exemplars_left_out), attached(before, Hostless::LeftOut));
                     }
                 }
             }
@@ -485,7 +533,7 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), end: u8) {
             for protocol in [Protocol::V1, Protocol::V2] {
-                let _ = rebuild(protocol, &[all(&bytes), Selection { message: &bytes, entries: Chosen::Range(0..end.into()) }]);
+                let _ = rebuild(protocol, &[all(&bytes), Selection { message: &bytes, entries: Chosen::Range(0..end.into()) }], Hostless::LeftOut);
             }
         }
     }

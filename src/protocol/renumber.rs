@@ -69,11 +69,11 @@ pub(super) struct EntryBuffer {
 impl EntryBuffer {
     /// Appends a series with new references to a request. Label references come first and packed, or `labels` (new ones, packed) in their
     /// place; all else keeps its order.
-    pub fn renumber_series<'a>(
+    pub fn renumber_series(
         &mut self,
-        mut series: Fields<'a>,
+        mut series: Fields<'_>,
         labels: Option<&[u8]>,
-        symbols: &mut Symbols<'a, '_>,
+        symbols: &mut Symbols<'_, '_>,
         rebuilt: &mut Vec<u8>,
     ) -> Result<(), Malformed> {
         self.labels.clear();

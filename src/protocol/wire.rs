@@ -172,10 +172,8 @@ impl<'a> Fields<'a> {
             return Ok(None);
         }
         let start = *self;
-        let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
-        let number = number.ok_or_else(|| start.malformed("a field number out of range"))?;
-        let value = match tag & 7 {
+        let (number, wire_type) = self.tag()?;
+        let value = match wire_type {
             0 => Value::Varint(self.varint()?),
             1 => Value::Fixed64(self.fixed64()?),
             2 => Value::Bytes(self.delimited()?),
@@ -193,12 +191,21 @@ impl<'a> Fields<'a> {
         Ok(Some((number, value)))
     }
 
+    /// A field's number and wire type.
+    #[inline]
+    fn tag(&mut self) -> Result<(u32, u64), Malformed> {
+        let start = *self;
+        let tag = self.varint()?;
+        let number = u32::try_from(tag >> 3).ok().filter(|number| (1..1 << 29).contains(number));
+        let number = number.ok_or_else(|| start.malformed("a field number out of range"))?;
+        Ok((number, tag & 7))
+    }
+
     fn skip_group(&mut self, group: u32, depth: usize) -> Result<(), Malformed> {
         loop {
             let start = *self;
-            let tag = self.varint()?;
-            let number = u32::try_from(tag >> 3).map_err(|_| start.malformed("a field number out of range"))?;
-            match tag & 7 {
+            let (number, wire_type) = self.tag()?;
+            match wire_type {
                 4 if number == group => return Ok(()),
                 3 if depth == 0 => return Err(start.malformed("groups are nested too deeply")),
                 3 => self.skip_group(number, depth - 1)?,
@@ -336,6 +343,14 @@ mod tests {
         let deep = vec![0x0b; 10_000];
         assert_eq!(Fields::new(&deep).next_field().unwrap_err().what, "groups are nested too deeply");
         assert!(Fields::new(&[0x0c]).next_field().is_err(), "an end without a beginning");
+    }
+
+    #[test]
+    fn within_groups_too_no_field_has_the_number_0() {
+        // group 3 { group 0 { } }, and field 0 on its own
+        for bytes in [&[0x1b, 0x03, 0x04, 0x1c][..], &[0x1b, 0x00, 0x01, 0x1c], &[0x03, 0x04]] {
+            assert_eq!(Fields::new(bytes).next_field().unwrap_err().what, "a field number out of range", "{bytes:?}");
+        }
     }
 
     #[test]

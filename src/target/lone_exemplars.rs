@@ -8,9 +8,8 @@
 //! ```
 //!
 //! Prometheus sends them so, a sample in one request and its exemplar perhaps in the next, and most receivers take them. Since 3.8
-//! Prometheus keeps the rest of such a request and answers 400. So what was received goes on as it is, until a target refuses that: then
-//! exemplars go with a sample of their series, and those without one in the same request are left out and counted. (Requests that are written anew for
-//! another reason have them so always.)
+//! Prometheus keeps the rest of such a request and answers 400. So they stay where no sample of their series is at hand, and a record goes as it was
+//! stored, until a target refuses that: then exemplars go with a sample of their series in every request, and those without one are left out and counted.
 
 use std::time::{Duration, Instant};
 

@@ -47,7 +47,7 @@ impl Target {
                 return;
             }
         };
-        let Built { body, samples, left_out, untranslated, has_metadata, taught, .. } = built;
+        let Built { body, samples, left_out, untranslated, has_metadata, has_lone_exemplars, taught, .. } = built;
         let left_out = left_out.iter().sum();
         let is_confirmed = self.delivery.is_confirmed(protocol);
         let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
@@ -58,7 +58,7 @@ impl Target {
             (PARCEL, bytes, timeout, answer)
         });
         self.parcel_left_out = (whole.all(), left_out);
-        let in_flight = InFlight { sent, untranslated, has_metadata, has_lone_exemplars: false, taught, handle };
+        let in_flight = InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle };
         self.in_flight.insert(PARCEL, in_flight);
     }
 

@@ -20,6 +20,7 @@ use super::lone_exemplars::LoneExemplars;
 use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
+use crate::protocol::exemplars::Hostless;
 use crate::protocol::rebuild::rebuild;
 use crate::protocol::selection::{self, Selection};
 use crate::protocol::snappy::{self, Compressor, SnappyError};
@@ -130,10 +131,15 @@ impl Requests {
             return Ok(Built { is_empty: true, ..Built::default() });
         }
         if protocol == protocol_of(kind) {
-            return Ok(Built { samples, ..as_received(kind, parts, self.lone_exemplars.are_refused(now))? });
+            return Ok(Built { samples, ..as_received(kind, parts, self.hostless(now))? });
         }
         let messages = messages(parts)?;
         self.translated(protocol, &selections(&messages, parts), forwarded, now)
+    }
+
+    /// What becomes of exemplars without a sample of their series in the same request.
+    fn hostless(&self, now: Instant) -> Hostless {
+        if self.lone_exemplars.are_refused(now) { Hostless::LeftOut } else { Hostless::Kept }
     }
 
     /// The same of a request that was kept, as it was received.
@@ -169,7 +175,10 @@ impl Requests {
                 // What was put into a request that is none was not told.
                 translated.inspect_err(|_| self.sent_metadata.forget())?
             }
-            Protocol::V2 => to_2(selections, &mut self.known_metadata)?,
+            Protocol::V2 => {
+                let hostless = self.hostless(now);
+                to_2(selections, &mut self.known_metadata, hostless)?
+            }
         };
         let dropped = translated.dropped.iter().sum();
         Ok(Built {
@@ -177,7 +186,7 @@ impl Requests {
             samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
             untranslated: [translated.exemplars, translated.start_timestamps, dropped],
             has_metadata: translated.metadata > 0,
-            has_lone_exemplars: false,
+            has_lone_exemplars: translated.lone_exemplars > 0,
             body: self.compressor.compress(&translated.message)?.into(),
             left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
             taught: translated.taught,
@@ -185,17 +194,16 @@ impl Requests {
     }
 }
 
-/// A request with these parts in the protocol in which they were received; its samples are for the caller to say. Without `no_lone_exemplars` one whole record may
-/// have exemplars in series of their own.
+/// A request with these parts in the protocol in which they were received; its samples are for the caller to say.
 ///
 /// # Errors
 /// [`BodyError`].
-pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], no_lone_exemplars: bool) -> Result<Built, BodyError> {
+pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], hostless: Hostless) -> Result<Built, BodyError> {
     let protocol = protocol_of(kind);
     let of_body = |body: Bytes| Built { body, ..Built::default() };
     if let [(record, Chosen::All)] = parts {
         let has_lone_exemplars = record.header.flags & Header::FLAG_LONE_EXEMPLARS != 0;
-        if !(has_lone_exemplars && no_lone_exemplars) {
+        if !has_lone_exemplars || hostless == Hostless::Kept {
             return Ok(Built { has_lone_exemplars, ..of_body(record.body.clone()) });
         }
     }
@@ -205,9 +213,10 @@ pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], no_lone_exempl
         return Ok(of_body(snappy::merge(&bodies)?.into()));
     }
     let messages = messages(parts)?;
-    let rebuilt = rebuild(protocol, &selections(&messages, parts))?;
+    let rebuilt = rebuild(protocol, &selections(&messages, parts), hostless)?;
     Ok(Built {
         is_empty: rebuilt.is_empty,
+        has_lone_exemplars: rebuilt.lone_exemplars > 0,
         untranslated: [rebuilt.exemplars_left_out, 0, 0],
         ..of_body(snappy::compress(&rebuilt.message)?.into())
     })

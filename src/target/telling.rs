@@ -8,6 +8,7 @@ use super::request;
 use super::{Phase, Target};
 use crate::clock::now_ms;
 use crate::dead_letter::{NewEntry, RingError};
+use crate::protocol::exemplars::Hostless;
 use crate::savepoint::Taken;
 
 impl Target {
@@ -124,7 +125,7 @@ impl Target {
                     "the target refused samples for good"
                 );
             }
-            let body = match request::as_received(refused.kind, &refused.parts, false) {
+            let body = match request::as_received(refused.kind, &refused.parts, Hostless::Kept) {
                 Ok(built) => built.body,
                 // It was put together once already, to be sent.
                 Err(error) => {

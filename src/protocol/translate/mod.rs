@@ -6,7 +6,7 @@
 //!  samples          value, timestamp            <-->  the same              -->  start timestamp: left out
 //!  histograms       exponential                 <-->  the same              -->  start timestamp: left out
 //!                   classic series, or nothing  <---  with custom buckets, their ends, their exemplars     (CustomSeries)
-//!  exemplars        also in series of their own --->  with a sample of their series, or left out
+//!  exemplars        also in series of their own --->  with a sample of their series, if there is one in the request
 //!                                               <---  as they are
 //!  metadata         messages, of a family       <-->  of each series        (SentMetadata, KnownMetadata)
 //!  unknown fields   left out                          left out: numbers mean other things on the other side
@@ -62,6 +62,8 @@ pub struct Translated {
     pub start_timestamps: u64,
     /// Exemplars that were left out.
     pub exemplars: u64,
+    /// Exemplars of those that are in series of their own (2.0).
+    pub lone_exemplars: u64,
     /// Series that were left out because they hold nothing (`V2-63`).
     pub empty_series: u64,
     /// Metadata that was left out because it is not UTF-8, or would have made the request too large.

@@ -1,9 +1,9 @@
-//! 1.0 -> 2.0: one table of symbols, metadata with each series (`V2-65`), and no series without a sample.
+//! 1.0 -> 2.0: one table of symbols, metadata with each series (`V2-65`), and exemplars with a sample of their series where there is one.
 
 use prost::encoding::encode_varint;
 
 use super::super::entries::label_1;
-use super::super::exemplars::{self, Lone};
+use super::super::exemplars::{self, Hostless, Lone};
 use super::super::labels::METRIC_NAME;
 use super::super::renumber::put_labels_and_rest;
 use super::super::selection::{Selection, each_chosen};
@@ -19,7 +19,11 @@ use super::{KnownMetadata, Translated};
 ///
 /// # Errors
 /// A message is no request of 1.0, or a chosen entry does not exist. The offset is one in that selection's message.
-pub fn to_2(selections: &[Selection<'_>], known: &mut KnownMetadata) -> Result<Translated, Malformed> {
+pub fn to_2(
+    selections: &[Selection<'_>],
+    known: &mut KnownMetadata,
+    hostless: Hostless,
+) -> Result<Translated, Malformed> {
     let mut writer = Writer {
         known,
         translated: Translated { dropped: vec![0; selections.len()], ..Translated::default() },
@@ -53,12 +57,14 @@ pub fn to_2(selections: &[Selection<'_>], known: &mut KnownMetadata) -> Result<T
     let Writer { mut translated, out, mut table, entry, .. } = writer;
     let mut source = LoneSource::default();
     let all: u64 = translated.sent.exemplars + lone.iter().map(|lone| lone.exemplars).sum::<u64>();
-    let (out, without_host) = exemplars::attach(out, &lone, &mut table, &mut source)?;
+    let attached = exemplars::attach(out, &lone, hostless, &mut table, &mut source)?;
     let rooms = [entry.exemplar_room, source.exemplar_room];
-    translated.exemplars = without_host + rooms.iter().map(|room| room.left_out).sum::<u64>();
+    translated.series += attached.kept_entries - source.nothing_left;
+    translated.lone_exemplars = attached.kept;
+    translated.exemplars = attached.left_out + rooms.iter().map(|room| room.left_out).sum::<u64>();
     translated.sent.exemplars = all - translated.exemplars;
     translated.unknown_fields += rooms.iter().map(|room| room.unknown_fields).sum::<u64>();
-    translated.message = table.followed_by(&out);
+    translated.message = table.followed_by(&attached.written);
     Ok(translated)
 }
 
@@ -386,6 +392,8 @@ impl<'a> LastMetadata<'a> {
 #[derive(Default)]
 struct LoneSource {
     exemplar_room: ExemplarRoom,
+    /// Entries that were not written, because none of their exemplars could be.
+    nothing_left: u64,
 }
 
 impl exemplars::Source for LoneSource {
@@ -409,6 +417,26 @@ impl exemplars::Source for LoneSource {
                 put_exemplar(exemplar, &mut self.exemplar_room, table, to)?;
             }
         }
+        Ok(())
+    }
+
+    fn entry(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
+        let mut exemplars = Vec::new();
+        self.exemplars(lone, table, &mut exemplars)?;
+        if exemplars.is_empty() {
+            self.nothing_left += 1;
+            return Ok(());
+        }
+        let mut references = Vec::new();
+        let mut series = lone.series;
+        while let Some((number, value)) = series.next_field()? {
+            let (1, Value::Bytes(label)) = (number, value) else { continue };
+            let (name, value) = label_1(label.rest(), label.offset())?;
+            for text in [name, value] {
+                put_reference(&mut references, table.place(text)?);
+            }
+        }
+        put_labels_and_rest(to, 5, &references, &exemplars);
         Ok(())
     }
 }

@@ -64,13 +64,13 @@ fn samples_and_histograms_of_one_series_become_two() {
 #[test]
 fn a_request_of_metadata_gives_an_empty_one_and_later_series_have_it() {
     let mut known = KnownMetadata::default();
-    let translated = to_2(&[all(&case(Protocol::V1, "metadata only"))], &mut known).unwrap();
+    let translated = to_2(&[all(&case(Protocol::V1, "metadata only"))], &mut known, Hostless::LeftOut).unwrap();
     assert!(translated.is_empty());
     assert_eq!(known.len(), 4);
     let series =
         |name| pb1::TimeSeries { samples: vec![corpus::sample(1, 1)], ..corpus::series(&[("__name__", name)]) };
     let message = arbitrary::request(vec![series("rpc_bucket"), series("other"), series("rpc_count")]).encode_to_vec();
-    let translated = to_2(&[all(&message)], &mut known).unwrap();
+    let translated = to_2(&[all(&message)], &mut known, Hostless::LeftOut).unwrap();
     let series = plain::of_2(&translated.message).unwrap();
     let rpc = Some((3, "Time of calls.".into(), "seconds".into()));
     let metadata: Vec<_> = series.into_iter().map(|series| series.metadata).collect();
@@ -124,7 +124,7 @@ fn of_several_requests_only_the_chosen_entries_are_translated() {
         Selection { message: &messages[0], entries: Chosen::Listed(&[1]) },
         Selection { message: &messages[1], entries: Chosen::All },
     ];
-    let translated = to_2(&selections, &mut KnownMetadata::default()).unwrap();
+    let translated = to_2(&selections, &mut KnownMetadata::default(), Hostless::LeftOut).unwrap();
     assert_eq!(names(plain::of_2(&translated.message).unwrap()), "bbddeeff");
     assert_eq!(translated.dropped, [0, 0]);
 }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use prost::Message;
 
+use super::super::exemplars::Hostless;
 use super::super::messages::{v1 as pb1, v2 as pb2};
 use super::super::plain::{self, Series, attached, has_a_proper_table};
 use super::super::rebuild::rebuild;
@@ -27,7 +28,7 @@ fn new_1(message: &[u8]) -> Result<Translated, Malformed> {
 }
 
 fn new_2(message: &[u8]) -> Result<Translated, Malformed> {
-    to_2(&[all(message)], &mut KnownMetadata::default())
+    to_2(&[all(message)], &mut KnownMetadata::default(), Hostless::LeftOut)
 }
 
 fn classic(message: &[u8]) -> Result<Translated, Malformed> {

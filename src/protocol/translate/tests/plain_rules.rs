@@ -95,7 +95,7 @@ pub(super) struct As2 {
     pub empty_series: u64,
 }
 
-pub(super) fn as_2((original, metadata): (Vec<Series>, Vec<pb1::MetricMetadata>)) -> As2 {
+pub(super) fn as_2((original, metadata): (Vec<Series>, Vec<pb1::MetricMetadata>), hostless: Hostless) -> As2 {
     let mut known = HashMap::new();
     for metadata in metadata.into_iter().filter(|metadata| !metadata.metric_family_name.is_empty()) {
         known.insert(metadata.metric_family_name.clone().into_bytes(), metadata);
@@ -123,7 +123,7 @@ pub(super) fn as_2((original, metadata): (Vec<Series>, Vec<pb1::MetricMetadata>)
             as_2.series.push(series);
         }
     }
-    (as_2.series, as_2.exemplars) = attached(as_2.series);
+    (as_2.series, as_2.exemplars) = attached(as_2.series, hostless);
     as_2
 }
 
@@ -154,14 +154,23 @@ pub(super) fn judge_to_1(message: &[u8], context: &str) -> Vec<u8> {
     translated.message
 }
 
+/// For a target that takes no exemplars in series of their own.
 pub(super) fn judge_to_2(message: &[u8], context: &str) -> Vec<u8> {
-    let translated = new_2(message).unwrap_or_else(|error| panic!("{context}: {error}"));
+    judge_to_2_with(Hostless::Kept, message, context);
+    judge_to_2_with(Hostless::LeftOut, message, context)
+}
+
+fn judge_to_2_with(hostless: Hostless, message: &[u8], context: &str) -> Vec<u8> {
+    let translated = to_2(&[all(message)], &mut KnownMetadata::default(), hostless);
+    let translated = translated.unwrap_or_else(|error| panic!("{context}: {error}"));
     let series = plain::of_2(&translated.message).expect(context);
-    let expected = as_2(plain::of_1(message).expect(context));
+    let expected = as_2(plain::of_1(message).expect(context), hostless);
     assert_eq!(translated.sent, counts(&series), "{context}");
     assert_eq!((translated.series, translated.metadata), (series.len() as u64, 0), "{context}");
     assert_eq!((&translated.dropped[..], translated.start_timestamps), (&[0][..], 0), "{context}");
-    let Translated { exemplars, empty_series, .. } = translated;
+    let Translated { exemplars, empty_series, lone_exemplars, .. } = translated;
+    let lone = series.iter().filter(|series| series.is_lone()).map(|series| series.exemplars.len() as u64);
+    assert_eq!(lone_exemplars, lone.sum::<u64>(), "{context}");
     assert_eq!(As2 { series, exemplars, empty_series }, expected, "{context}");
     assert!(has_a_proper_table(&pb2::Request::decode(&*translated.message).unwrap()), "{context}: V2-68, V2-69");
     translated.message
@@ -204,9 +213,11 @@ pub(super) fn judge(protocol: Protocol, message: &[u8], context: &str) {
         }
     }
     // The same protocol.
-    let rebuilt = rebuild(protocol, &[all(message)]).unwrap();
-    is_valid(protocol, &rebuilt.message);
-    let series = plain::of(protocol, message).unwrap();
-    let expected = if protocol == Protocol::V1 { (series, 0) } else { attached(series) };
-    assert_eq!((plain::of(protocol, &rebuilt.message).unwrap(), rebuilt.exemplars_left_out), expected, "{context}");
+    for hostless in [Hostless::Kept, Hostless::LeftOut] {
+        let rebuilt = rebuild(protocol, &[all(message)], hostless).unwrap();
+        is_valid(protocol, &rebuilt.message);
+        let series = plain::of(protocol, message).unwrap();
+        let expected = if protocol == Protocol::V1 { (series, 0) } else { attached(series, hostless) };
+        assert_eq!((plain::of(protocol, &rebuilt.message).unwrap(), rebuilt.exemplars_left_out), expected, "{context}");
+    }
 }

@@ -26,7 +26,7 @@ proptest! {
     fn several_requests_are_as_one(requests in prop::collection::vec(arbitrary::request1(), 0..4)) {
         let messages: Vec<Vec<u8>> = requests.iter().map(Message::encode_to_vec).collect();
         let selections: Vec<Selection<'_>> = messages.iter().map(|message| all(message)).collect();
-        let several = to_2(&selections, &mut KnownMetadata::default()).unwrap();
+        let several = to_2(&selections, &mut KnownMetadata::default(), Hostless::LeftOut).unwrap();
         let one = new_2(&messages.concat()).unwrap();
         prop_assert_eq!(&one.message, &several.message);
         prop_assert_eq!((one.exemplars, one.sent), (several.exemplars, several.sent));
@@ -105,7 +105,7 @@ proptest! {
         damage.strike(&mut message);
         let translated = new_2(&message);
         if let (Ok(translated), Some(original)) = (translated, plain::of_1(&message)) {
-            let expected = as_2(original);
+            let expected = as_2(original, Hostless::LeftOut);
             prop_assert_eq!(plain::of_2(&translated.message).unwrap(), expected.series);
         }
         let mut message = two.encode_to_vec();
@@ -136,13 +136,13 @@ proptest! {
             Protocol::V1 => prop_assert!(!is_valid || new_2(&message).is_ok()),
             Protocol::V2 => prop_assert!(!is_valid || (new_1(&message).is_ok() && classic(&message).is_ok())),
         }
-        prop_assert!(!is_valid || rebuild(protocol, &[all(&message)]).is_ok());
+        prop_assert!(!is_valid || rebuild(protocol, &[all(&message)], Hostless::Kept).is_ok());
     }
 
     #[test]
     fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), end: u8) {
         let selections = [all(&bytes), Selection { message: &bytes, entries: Chosen::Range(0..end.into()) }];
-        let _ = to_2(&selections, &mut KnownMetadata::default());
+        let _ = to_2(&selections, &mut KnownMetadata::default(), Hostless::LeftOut);
         for custom_buckets in [CustomBuckets::Drop, CustomBuckets::AsClassic] {
             let _ = to_1_with(&table(custom_buckets), &selections);
         }
