@@ -25,9 +25,9 @@ const SERIES: usize = 10;
 const HOUR_MS: i64 = 3_600_000;
 /// How far behind its newest sample Prometheus accepts one: half the range of its smallest blocks, which is two hours.
 const BOUND_MS: i64 = HOUR_MS;
-/// More is not needed to deliver or refuse these backlogs, nor for a fresh sample on its way.
-const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(30);
-const FRESH_WITHIN: Duration = Duration::from_secs(5);
+/// What the search for what Prometheus accepts may cost: of each record its request and halvings along records, 1.67 times, and what the search has at first.
+const REFUSALS_PER_RECORD_MAX: u64 = 4;
+const REFUSALS_AT_FIRST: u64 = 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_backlog_of_two_hours_all_that_prometheus_still_accepts_arrives() {
@@ -91,13 +91,13 @@ impl Backlog {
         let times: Vec<i64> = found.timestamps().collect();
         let oldest = *times.iter().min().expect("something of the backlog is accepted");
         let refused = relay.refused("prometheus").await;
+        let answers = relay.requests("prometheus").await;
         eprintln!(
             "of {backlog} samples {} arrived, the oldest {} s before the head; refused {refused:?}; after {caught_up_after:?}; \
-             the head moved by {} ms; requests by code {:?}",
+             the head moved by {} ms; requests by code {answers:?}",
             times.len(),
             (head_after - oldest) as f64 / 1000.0,
             head_after - head_before,
-            relay.requests("prometheus").await
         );
         assert!(oldest >= head_before - BOUND_MS, "Prometheus accepted what is older than its bound");
         sent.retain(|sample| sample.at >= oldest.min(head_after - BOUND_MS));
@@ -108,7 +108,9 @@ impl Backlog {
         assert_eq!(target.samples.refused, backlog - times.len() as u64, "{target:?}");
         assert_eq!(refused.values().sum::<u64>(), target.samples.refused);
         assert!(refused.keys().all(|reason| reason == "status" || reason == "unsplit"), "{refused:?}");
-        assert!(caught_up_after < CAUGHT_UP_WITHIN, "{caught_up_after:?}");
+        let refusals = answers.get("400").copied().unwrap_or(0);
+        let records = requests.len() as u64;
+        assert!(refusals <= REFUSALS_PER_RECORD_MAX * records + REFUSALS_AT_FIRST, "{refusals} for {records} records");
 
         for _ in 0..3 {
             let fresh = scrape(SERIES, now());
@@ -120,9 +122,7 @@ impl Backlog {
                 holdings(&sent).compare(&found, Keeps::Bits)
             })
             .await;
-            let took = start.elapsed();
-            eprintln!("fresh samples arrived after {took:?}");
-            assert!(took < FRESH_WITHIN, "{took:?}");
+            eprintln!("fresh samples arrived after {:?}", start.elapsed());
             sleep(Duration::from_millis(500)).await;
         }
         let target = relay.target("prometheus").await;
