@@ -16,7 +16,7 @@ use support::sink::{Answer, Received, Sink};
 use support::strict::{Rules, Strict, Trouble};
 use support::upstreams::{Plan, Upstreams};
 use support::watch::Watch;
-use support::{client, seed};
+use support::{client, eventually, seed};
 
 const SOON: Duration = Duration::from_secs(60);
 const FAST: [&str; 2] = ["min_backoff = \"10ms\"", "max_backoff = \"100ms\""];
@@ -286,40 +286,69 @@ fn message_of(request: &Received) -> v2::Request {
     v2::Request::decode(&*snap::raw::Decoder::new().decompress_vec(&request.body).unwrap()).unwrap()
 }
 
+const NO_LONE_EXEMPLARS: &str = "TimeSeries must contain at least one sample or histogram for series {__name__=\"up\"}";
+
+fn sizes(request: &Received) -> Vec<[usize; 2]> {
+    message_of(request).timeseries.iter().map(|series| [series.samples.len(), series.exemplars.len()]).collect()
+}
+
+async fn send_2(relay: &Relay, message: Vec<u8>) {
+    let post = Post { protocol: Protocol::V2, body: snappy(&message) };
+    assert_eq!(post.send(&client(), &relay.write_url()).await.unwrap().status(), 204);
+    relay.drained(SOON).await;
+}
+
+/// To the end of the line.
+fn left_out(exemplars: u64) -> String {
+    format!("promrelay_target_untranslated_total{{target=\"a\",what=\"exemplar\"}} {exemplars}\n")
+}
+
 #[tokio::test]
 async fn exemplars_are_attached_to_samples_for_a_target_that_refuses_series_of_nothing_else() {
     let sink = Sink::start().await;
     // As Prometheus since 3.8: the rest is kept.
-    sink.script_for_data(|request| {
-        match message_of(request).timeseries.iter().any(|series| series.samples.is_empty()) {
-            true => Answer::status(400)
-                .storing(true)
-                .body("TimeSeries must contain at least one sample or histogram for series"),
-            false => Answer::status(204),
-        }
+    sink.script_for_data(|request| match sizes(request).iter().any(|[samples, _]| *samples == 0) {
+        true => Answer::status(400).storing(true).body(NO_LONE_EXEMPLARS),
+        false => Answer::status(204),
     });
     let relay = relay_to(&sink.url(), &["protocol = \"2.0\""]).await;
     for number in 1..=3 {
-        let post = Post { protocol: Protocol::V2, body: snappy(&with_lone_exemplars(number)) };
-        assert_eq!(post.send(&client(), &relay.write_url()).await.unwrap().status(), 204);
-        relay.drained(SOON).await;
+        send_2(&relay, with_lone_exemplars(number)).await;
     }
-    let requests = sink.with_samples();
-    let [first, rest @ ..] = &requests[..] else { panic!("nothing came") };
-    assert_eq!(message_of(first).timeseries.len(), 3, "as it was received, while nobody minds");
-    assert_eq!(first.status, Some(400));
-    assert_eq!(rest.len(), 2, "and all samples were kept: nothing is sent again");
-    for request in rest {
-        let series = message_of(request).timeseries;
-        assert_eq!(
-            series.iter().map(|s| [s.samples.len(), s.exemplars.len()]).collect::<Vec<_>>(),
-            [[1, 1]],
-            "V2-63, V2-67"
-        );
+    let requests: Vec<_> = sink.with_samples().iter().map(|request| (request.status, sizes(request))).collect();
+    let as_received = (Some(400), vec![[1, 0], [0, 1], [0, 1]]);
+    let attached = (Some(204), vec![[1, 1]]);
+    assert_eq!(requests, [as_received, attached.clone(), attached], "V2-63, V2-67: once, and all samples were kept");
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.accepted, ledger.delivered()), (3, 3), "{ledger:?}");
+    let metrics = relay.metrics().await;
+    assert!(metrics.contains(&left_out(2)), "those without a sample, but for the first: {metrics}");
+}
+
+#[tokio::test]
+async fn what_is_refused_as_a_whole_for_exemplars_alone_is_sent_again_without_them() {
+    let sink = Sink::start().await;
+    sink.script(|request| match sizes(request).iter().any(|[samples, _]| *samples == 0) {
+        true => Answer::status(400).storing(false).without_written().body(NO_LONE_EXEMPLARS),
+        false => Answer::status(204),
+    });
+    let relay = relay_to(&sink.url(), &["protocol = \"2.0\""]).await;
+    let metric = "promrelay_target_requests_total{target=\"a\",code=\"400\"} 1\n";
+    send(&relay, Protocol::V2, of(&[&[("__name__", "up")]], 0)).await;
+    relay.drained(SOON).await;
+    // Exemplars alone, before it is known: nothing of it can be sent, and it is no reason to refuse or to hold anything.
+    let mut alone = v2::Request::decode(&*with_lone_exemplars(1)).unwrap();
+    alone.timeseries.remove(0);
+    send_2(&relay, alone.encode_to_vec()).await;
+    eventually("it was tried", SOON, async || relay.metrics().await.contains(metric).then_some(())).await;
+    eventually("it is left out", SOON, async || relay.metrics().await.contains(&left_out(2)).then_some(())).await;
+    for number in 1..=2 {
+        send_2(&relay, with_lone_exemplars(number)).await;
     }
     let ledger = relay.ledger("a").await;
     assert_eq!((ledger.accepted, ledger.delivered()), (3, 3), "{ledger:?}");
     let metrics = relay.metrics().await;
-    let left_out = "promrelay_target_untranslated_total{target=\"a\",what=\"exemplar\"} 2";
-    assert!(metrics.contains(left_out), "those without a sample, but for the first: {metrics}");
+    assert!(metrics.contains(metric) && metrics.contains(&left_out(4)), "{metrics}");
+    assert_eq!(sink.with_samples().iter().map(sizes).collect::<Vec<_>>(), [vec![[1, 0]], vec![[1, 1]], vec![[1, 1]]]);
+    relay.in_state("a", "caught_up", SOON).await;
 }

@@ -1,7 +1,7 @@
 //! Exemplars in series of their own, and where they go when a 2.0 request is written anew.
 //!
 //! Prometheus sends each exemplar as a TimeSeries without a sample, and as a receiver refuses such ones since 3.8 (`V2-63`). They are passed on (`V2-67`). The
-//! sample of the same series is most often in the same request: there the exemplar is put. Where it is not (it was in the request before), the
+//! sample of the same series may be in the same request: there the exemplar is put. Where it is not (of large scrapes it was in one before), the
 //! exemplar stays in a series of its own; for a target that refuses those it is left out, and counted.
 //!
 //! ```text

@@ -13,7 +13,7 @@
 //! out (`V2-68`). Each entry keeps all its labels (`V1-19`, `V2-72`), in pairs (`V2-62`), and no reference leads nowhere (`V2-70`).
 //!
 //! Exemplars in 2.0 entries of their own are put into an entry of their series that has a sample or histogram, if there is one: see
-//! [`exemplars`](super::exemplars). All else is there, in the order in which it was chosen; what belongs to no entry as a [`Selection`] says.
+//! [`exemplars`]. All else is there, in the order in which it was chosen; what belongs to no entry as a [`Selection`] says.
 
 use prost::encoding::encode_varint;
 

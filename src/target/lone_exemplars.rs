@@ -10,6 +10,8 @@
 //! Prometheus sends them so, a sample in one request and its exemplar perhaps in the next, and most receivers take them. Since 3.8
 //! Prometheus keeps the rest of such a request and answers 400. So they stay where no sample of their series is at hand, and a record goes as it was
 //! stored, until a target refuses that: then exemplars go with a sample of their series in every request, and those without one are left out and counted.
+//! What was refused as a whole for their sake is sent again without. (The text of an answer decides here, against `V2-30`, and about nothing else: a
+//! 400 has many reasons, and this one is not the data's.)
 
 use std::time::{Duration, Instant};
 
@@ -32,15 +34,26 @@ impl LoneExemplars {
         self.refused.is_some_and(|refused| now.saturating_duration_since(refused) < BELIEVED_FOR)
     }
 
-    /// The answer to a request that had some. Returns whether it was news.
-    pub fn answered(&mut self, status: Option<u16>, text: &str, now: Instant) -> bool {
-        let refuses = status == Some(400) && text.contains(REFUSAL);
-        let is_news = refuses && !self.are_refused(now);
-        if refuses {
-            self.refused = Some(now);
+    /// The answer to a request that had some.
+    pub fn answered(&mut self, status: Option<u16>, text: &str, now: Instant) -> Refusal {
+        if status != Some(400) || !text.contains(REFUSAL) {
+            return Refusal::None;
         }
-        is_news
+        let was_known = self.are_refused(now);
+        self.refused = Some(now);
+        if was_known { Refusal::Known } else { Refusal::News }
     }
+}
+
+/// Whether an answer says that the target refuses them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// It does not.
+    None,
+    /// It does, and that was known.
+    Known,
+    /// It does.
+    News,
 }
 
 #[cfg(test)]
@@ -53,11 +66,11 @@ mod tests {
         let mut exemplars = LoneExemplars::default();
         let refusal = "TimeSeries must contain at least one sample or histogram for series {__name__=\"up\"}\n";
         for (status, text) in [(None, refusal), (Some(500), refusal), (Some(400), "out of order exemplar")] {
-            assert!(!exemplars.answered(status, text, start));
+            assert_eq!(exemplars.answered(status, text, start), Refusal::None);
         }
         assert!(!exemplars.are_refused(start));
-        assert!(exemplars.answered(Some(400), refusal, start));
-        assert!(!exemplars.answered(Some(400), refusal, start), "that is known");
+        assert_eq!(exemplars.answered(Some(400), refusal, start), Refusal::News);
+        assert_eq!(exemplars.answered(Some(400), refusal, start), Refusal::Known);
         assert!(exemplars.are_refused(start + BELIEVED_FOR - Duration::from_secs(1)));
         assert!(!exemplars.are_refused(start + BELIEVED_FOR));
     }

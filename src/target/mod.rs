@@ -72,6 +72,7 @@ pub use backoff::{Backoff, InvalidBackoff};
 pub use catch_up::{CatchUp, Outlook};
 use client::{Answered, Client, Connections, Request, Unanswered};
 use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Said};
+use lone_exemplars::Refusal;
 pub use negotiation::ProtocolRule;
 pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
 use orders::{Inbox, Letter};
@@ -481,7 +482,9 @@ impl Target {
         if !left_out.is_empty() {
             self.delivery.leaves_out(id, left_out);
         }
-        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
+        let is_question = parts.is_empty();
+        let sent =
+            Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed, is_question };
         let bytes = body.len() as u64;
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let client = self.client.clone();
@@ -502,13 +505,9 @@ impl Target {
         };
         let Some(in_flight) = self.in_flight.remove(&id) else { return };
         let InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle: _ } = in_flight;
-        let (outcome, said) = self.judge(sent, bytes, timeout, answer);
-        if has_lone_exemplars && self.requests.answered(&said, std::time::Instant::now()) {
-            tracing::info!(
-                target = self.settings.name,
-                answer = said_text(&said),
-                "the target takes exemplars only with a sample of their series: they are put there, and left out where there is none"
-            );
+        let (mut outcome, said) = self.judge(sent, bytes, timeout, answer);
+        if has_lone_exemplars {
+            outcome = self.judge_lone_exemplars(outcome, &said);
         }
         if matches!(outcome, Outcome::Accepted { .. }) {
             self.metrics.untranslated(untranslated);
@@ -552,6 +551,23 @@ impl Target {
                 let retry = Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived, timed_out };
                 (retry, Said { status: None, text })
             }
+        }
+    }
+
+    /// The same of a request with exemplars in series of their own: if it was refused as a whole for their sake, it is built again without.
+    fn judge_lone_exemplars(&mut self, outcome: Outcome, said: &Said) -> Outcome {
+        match self.requests.answered(said, std::time::Instant::now()) {
+            Refusal::None => return outcome,
+            Refusal::News => tracing::info!(
+                target = self.settings.name,
+                answer = said_text(said),
+                "the target takes exemplars only with a sample of their series: they are put there, and left out where there is none"
+            ),
+            Refusal::Known => {}
+        }
+        match outcome {
+            Outcome::Accepted { .. } => outcome,
+            _ => Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived: false, timed_out: false },
         }
     }
 

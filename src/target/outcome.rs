@@ -69,10 +69,13 @@ pub struct Sent {
     pub histograms: u64,
     /// An answer has shown that the target takes this protocol.
     pub is_confirmed: bool,
+    /// Nothing at all was: it asks whether the target takes an empty request, or this protocol.
+    pub is_question: bool,
 }
 
 impl Sent {
-    fn is_empty(self) -> bool {
+    /// A question, or exemplars alone.
+    fn has_no_samples(self) -> bool {
         self.samples + self.histograms == 0
     }
 }
@@ -158,14 +161,14 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
         code @ 415 if sent.protocol == Protocol::V2 => Outcome::WrongProtocol(Reason::Not2(code)),
         code @ 415 => Outcome::WrongProtocol(Reason::Not1(code)),
         code @ 200..300 if unconfirmed_2 => Outcome::WrongProtocol(Reason::Not2(code)),
-        code @ (400 | 409 | 422) if unconfirmed_2 && (!sent.is_confirmed || sent.is_empty()) => {
+        code @ (400 | 409 | 422) if unconfirmed_2 && (!sent.is_confirmed || sent.is_question) => {
             Outcome::WrongProtocol(Reason::Not2(code))
         }
         200..300 if sent.protocol == Protocol::V2 => as_far_as_written(),
         // V2-34: on 1.0 the headers mean nothing.
         200..300 => Outcome::Accepted { refused: 0 },
-        // An empty request that is refused was not taken, whatever was written of it.
-        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && !sent.is_empty() => as_far_as_written(),
+        // What has no samples and is refused was not taken, whatever was written of it.
+        400 if sent.protocol == Protocol::V2 && !unconfirmed_2 && !sent.has_no_samples() => as_far_as_written(),
         413 => Outcome::TooLarge,
         400 | 409 | 422 => Outcome::Refused,
         code @ (408 | 425 | 429 | 500..600) => Outcome::Retry {
@@ -183,7 +186,8 @@ pub fn judge(sent: Sent, answer: &Answer) -> Outcome {
 mod tests {
     use super::*;
 
-    const V1: Sent = Sent { protocol: Protocol::V1, samples: 10, histograms: 2, is_confirmed: true };
+    const V1: Sent =
+        Sent { protocol: Protocol::V1, samples: 10, histograms: 2, is_confirmed: true, is_question: false };
     const V2: Sent = Sent { protocol: Protocol::V2, ..V1 };
 
     fn status(status: u16) -> Answer {
@@ -229,8 +233,10 @@ mod tests {
         for code in [400, 409, 422] {
             assert_eq!(judge(unknown, &status(code)), not_2(code), "V2-43");
             assert_eq!(judge(V2, &status(code)), Outcome::Refused, "it takes 2.0, so it does not take the data");
-            let question = Sent { samples: 0, histograms: 0, ..V2 };
+            let question = Sent { samples: 0, histograms: 0, is_question: true, ..V2 };
             assert_eq!(judge(question, &status(code)), not_2(code), "it took 2.0, and is another one now");
+            let exemplars = Sent { is_question: false, ..question };
+            assert_eq!(judge(exemplars, &status(code)), Outcome::Refused, "it does not take exemplars alone");
         }
         assert_eq!(judge(unknown, &with_written(400, Some(4), Some(2))), accepted(6), "it says so itself");
         assert_eq!(judge(V1, &status(415)), Outcome::WrongProtocol(Reason::Not1(415)));

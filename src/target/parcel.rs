@@ -30,7 +30,7 @@ impl Target {
         };
         let whole = Samples { floats: *floats, histograms: *histograms };
         let built = if protocol == *received {
-            Ok(Built { body: body.clone(), samples: whole, ..Built::default() })
+            self.requests.again(protocol, body, now).map(|built| Built { samples: whole, ..built })
         } else {
             self.requests.translate(*received, body, forwarded, now)
         };
@@ -50,7 +50,8 @@ impl Target {
         let Built { body, samples, left_out, untranslated, has_metadata, has_lone_exemplars, taught, .. } = built;
         let left_out = left_out.iter().sum();
         let is_confirmed = self.delivery.is_confirmed(protocol);
-        let sent = Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed };
+        let (floats, histograms) = (samples.floats, samples.histograms);
+        let sent = Sent { protocol, samples: floats, histograms, is_confirmed, is_question: false };
         let (client, bytes, forwarded) = (self.client.clone(), body.len() as u64, forwarded.clone());
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let handle = self.attempts.spawn(async move {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::batch::{Chosen, Contents, Entries, EntryFacts, Samples};
 use super::delivery::{Said, headers_of};
-use super::lone_exemplars::LoneExemplars;
+use super::lone_exemplars::{LoneExemplars, Refusal};
 use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
@@ -106,8 +106,8 @@ impl Requests {
         self.custom_series.learn(taught);
     }
 
-    /// What the target said to a request with lone exemplars. Returns whether it turned out that it refuses them.
-    pub fn answered(&mut self, said: &Said, now: Instant) -> bool {
+    /// What the target said to a request with lone exemplars, and whether it refuses them.
+    pub fn answered(&mut self, said: &Said, now: Instant) -> Refusal {
         self.lone_exemplars.answered(said.status, &said.text, now)
     }
 
@@ -142,7 +142,19 @@ impl Requests {
         if self.lone_exemplars.are_refused(now) { Hostless::LeftOut } else { Hostless::Kept }
     }
 
-    /// The same of a request that was kept, as it was received.
+    /// A request that was kept, in the protocol in which it was received; its samples are for the caller to say.
+    ///
+    /// # Errors
+    /// [`BodyError`].
+    pub fn again(&self, protocol: Protocol, body: &Bytes, now: Instant) -> Result<Built, BodyError> {
+        if protocol == Protocol::V1 || self.hostless(now) == Hostless::Kept {
+            return Ok(Built { body: body.clone(), ..Built::default() });
+        }
+        let message = snappy::decompress(body, u32::MAX)?;
+        rebuilt(protocol, &[Selection { message: &message, entries: selection::Chosen::All }], Hostless::LeftOut)
+    }
+
+    /// The same of a request that was kept, in the other protocol.
     ///
     /// # Errors
     /// [`BodyError`].
@@ -213,12 +225,17 @@ pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], hostless: Host
         return Ok(of_body(snappy::merge(&bodies)?.into()));
     }
     let messages = messages(parts)?;
-    let rebuilt = rebuild(protocol, &selections(&messages, parts), hostless)?;
+    rebuilt(protocol, &selections(&messages, parts), hostless)
+}
+
+fn rebuilt(protocol: Protocol, selections: &[Selection<'_>], hostless: Hostless) -> Result<Built, BodyError> {
+    let rebuilt = rebuild(protocol, selections, hostless)?;
     Ok(Built {
+        body: snappy::compress(&rebuilt.message)?.into(),
         is_empty: rebuilt.is_empty,
         has_lone_exemplars: rebuilt.lone_exemplars > 0,
         untranslated: [rebuilt.exemplars_left_out, 0, 0],
-        ..of_body(snappy::compress(&rebuilt.message)?.into())
+        ..Built::default()
     })
 }
 

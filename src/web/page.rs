@@ -83,7 +83,7 @@ fn row(page: &mut String, target: &Target) {
         let _ = write!(page, "<br><small>{}</small>", escape(reason));
     }
     for (protocol, _) in target.takes.iter().filter(|(_, taken)| **taken == Some(false)) {
-        let _ = write!(page, "<br><small>it does not take remote write {protocol}: translated</small>");
+        let _ = write!(page, "<br><small>it does not take remote write {protocol}</small>");
     }
     behind(page, target);
     let _ = write!(
@@ -267,7 +267,7 @@ mod tests {
             "3 of 8<br><small>4 failed in a row",
             "2 fail while others pass",
             "it takes 5,000 samples/s",
-            "it does not take remote write 2.0: translated",
+            "it does not take remote write 2.0<",
             "1,000,000",
             "9<br><small>poison 7, status 2</small>",
             "full in <b>2 h</b>",

@@ -108,7 +108,7 @@ impl Backlog {
         assert_eq!(target.samples.refused, backlog - times.len() as u64, "{target:?}");
         assert_eq!(refused.values().sum::<u64>(), target.samples.refused);
         assert!(refused.keys().all(|reason| reason == "status" || reason == "unsplit"), "{refused:?}");
-        let refusals = answers.get("400").copied().unwrap_or(0);
+        let refusals = answers["400"];
         let records = requests.len() as u64;
         assert!(refusals <= REFUSALS_PER_RECORD_MAX * records + REFUSALS_AT_FIRST, "{refusals} for {records} records");
 

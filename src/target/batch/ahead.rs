@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 
 use super::Batch;
-use super::part::{Chosen, Contents, Part};
+use super::part::{Chosen, Contents, EntryFacts, Part};
 use super::piece::{Piece, Role, Witness};
 
 /// Of a witness of so many entries each is heard, whatever the budget is. (Who sends more of one series in a request is catching up.)
@@ -93,8 +93,9 @@ impl Batch {
         self.pieces.push_front(of_record);
     }
 
-    /// Puts a series of the front piece before its others, if the piece is of a single record. It is the series of the last entry: what is newest in a
-    /// record stands there, as a rule, and may be young enough. Not of what was called or went after one already. When the piece was refused,
+    /// Puts a series of the front piece before its others, if the piece is of a single record. It is the series of the last entry that has a sample or
+    /// histogram: what is newest in a record stands there, as a rule, and may be young enough. (What comes behind are exemplars, of which a target
+    /// thinks otherwise.) Not of what was called or went after one already. When the piece was refused,
     /// and that `proves` that a culprit is in it: then the culprit is in the others if the target takes the witness. Whether it was cut.
     pub fn call_witness(&mut self, contents: &dyn Contents, proves: bool) -> bool {
         let Some(piece) = self.pieces.front().filter(|_| self.may_be_hopeless()) else { return false };
@@ -105,7 +106,8 @@ impl Batch {
         let parts = piece.parts.clone();
         let Some(entries) = self.entries(first, contents) else { return false };
         let numbers: Vec<u32> = parts.iter().flat_map(|part| part.numbers(entries.len())).collect();
-        let Some(series) = numbers.last().map(|last| entries[*last as usize].series) else { return false };
+        let last = numbers.iter().rev().map(|number| entries[*number as usize]).find(EntryFacts::has_data);
+        let Some(EntryFacts { series, .. }) = last else { return false };
         let (called, others): (Vec<u32>, Vec<u32>) =
             numbers.into_iter().partition(|number| entries[*number as usize].series == series);
         let is_cheap = called.len() <= CHEAP_WITNESS_MAX;

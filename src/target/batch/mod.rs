@@ -162,6 +162,17 @@ impl Batch {
         }
     }
 
+    /// What the front piece is was called as a witness, and nothing of it was to be sent: it says nothing about the rest.
+    pub fn witness_was_not_sent(&mut self) {
+        if self.front().is_none_or(|piece| piece.witness != Witness::Is) {
+            return;
+        }
+        let behind = self.pieces.iter_mut().find(|piece| piece.witness != Witness::Is);
+        if let Some(rest) = behind.filter(|piece| piece.witness == Witness::WentBefore) {
+            rest.witness = Witness::None;
+        }
+    }
+
     /// What a record holds.
     pub fn entries(&mut self, record: usize, contents: &dyn Contents) -> Entries {
         let owed = &mut self.records[record];

@@ -16,6 +16,14 @@ pub struct EntryFacts {
     pub histograms: u32,
 }
 
+impl EntryFacts {
+    /// It has a sample or histogram; else most likely an exemplar.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.samples + self.histograms > 0
+    }
+}
+
 /// All entries of a record, in order. `None` where the bytes tell nothing: then it is never taken apart, and nothing goes beside it.
 pub type Entries = Option<Arc<[EntryFacts]>>;
 

@@ -284,7 +284,7 @@ impl Generation {
     }
 }
 
-/// The beginning of the text (V1-14, V2-26: it means nothing to us), and the connection free for the next request. The status is the answer: a
+/// The beginning of the text (V1-14, V2-26: it is for people; `lone_exemplars` alone looks into it), and the connection free for the next request. The status is the answer: a
 /// text that is cut or never ends changes nothing about it, it costs the connection.
 async fn read_text(mut response: Response, within: Duration) -> String {
     let mut text = Vec::new();

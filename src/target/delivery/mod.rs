@@ -256,6 +256,7 @@ impl Delivery {
         let What::Piece { batch, .. } = flight.what else { return };
         let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
         active.flight = None;
+        active.batch.witness_was_not_sent();
         active.batch.book(0, Reason::Partial, contents);
         self.finish(batch, now);
     }

@@ -218,19 +218,39 @@ fn the_series_that_comes_last_in_a_record_is_the_witness() {
     batch.peel();
     assert_eq!(fakes.drawn(&batch), "[abcb] [bd]");
     assert!(batch.call_witness(&fakes, false));
-    assert_eq!(fakes.drawn(&batch), "[bb] [ac] [bd]");
+    // The last b has no sample.
+    assert_eq!(fakes.drawn(&batch), "[c] [abb] [bd]");
     let witnesses = |batch: &Batch| batch.pieces.iter().map(|piece| piece.witness).collect::<Vec<_>>();
     assert_eq!(witnesses(&batch), [Witness::Is, Witness::WentBefore, Witness::None]);
     // Neither it nor those that it went before have another one; the next record has.
     assert!(!batch.call_witness(&fakes, false));
     accept(&mut batch, &fakes);
     assert!(!batch.call_witness(&fakes, false));
-    assert_eq!(fakes.drawn(&batch), "[ac] [bd]");
+    assert_eq!(fakes.drawn(&batch), "[abb] [bd]");
     accept(&mut batch, &fakes);
     assert!(batch.call_witness(&fakes, true));
     assert_eq!(fakes.drawn(&batch), "[d] [b]");
     accept(&mut batch, &fakes);
     assert!(batch.front().is_some_and(|piece| piece.is_bad_if_left_was_taken));
+}
+
+#[test]
+fn a_witness_that_was_not_sent_went_before_nobody() {
+    let fakes = Fakes::of(&["abcb"]);
+    let mut batch = fakes.batch();
+    assert!(batch.call_witness(&fakes, false));
+    batch.witness_was_not_sent();
+    accept(&mut batch, &fakes);
+    assert_eq!((fakes.drawn(&batch), batch.pieces[0].witness), ("[abb]".to_owned(), Witness::None));
+    assert!(batch.call_witness(&fakes, false), "another one is called");
+}
+
+#[test]
+fn where_nothing_has_a_sample_there_is_no_witness() {
+    let fakes = Fakes::of(&["a"]);
+    let mut batch = fakes.batch();
+    assert!(!batch.call_witness(&fakes, false));
+    assert_eq!(batch.pieces[0].witness, Witness::None);
 }
 
 #[test]
