@@ -57,7 +57,7 @@ async fn a_request_that_the_writer_does_not_reach_in_time_is_503_and_never_appen
     });
     let late = late.await.unwrap();
     assert_eq!(late.status(), 503);
-    assert!(started.elapsed() > Duration::from_millis(9500), "{:?}", started.elapsed());
+    assert!((9.5..13.5).contains(&started.elapsed().as_secs_f64()), "{:?}", started.elapsed());
     assert!(late.headers().contains_key("retry-after"));
     assert!(late.text().await.unwrap().contains("not reached within 10 s and is not stored"));
     assert_eq!(again.await.unwrap().status(), 204);

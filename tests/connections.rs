@@ -589,15 +589,17 @@ async fn a_text_that_comes_byte_by_byte_does_not_keep_us_from_the_status() {
     })
     .await;
     let client = server.client();
-    // The whole text would take half a day.
-    for (sent, timeout) in [SOON, Duration::from_millis(300)].into_iter().enumerate() {
+    for (sent, (timeout, at_most)) in
+        [(SOON, Duration::from_secs(5)), (Duration::from_millis(300), Duration::from_millis(900))]
+            .into_iter()
+            .enumerate()
+    {
         let begun = Instant::now();
         let answered = send_within(&client, timeout).await.unwrap();
         assert_eq!(answered.answer.status, 400);
         assert!(answered.text.starts_with("slow."), "{}", answered.text);
-        assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
-        let read_for = Duration::from_secs(1).min(timeout.saturating_sub(answered.took));
-        assert!(answered.took + read_for <= begun.elapsed(), "the text does not count: {:?}", answered.took);
+        assert!(begun.elapsed() < at_most, "{:?}", begun.elapsed());
+        assert!(answered.took < Duration::from_millis(200), "the text is not waited for: {:?}", answered.took);
         assert_eq!(server.requests(), (0..=sent).collect::<Vec<_>>());
         server.has_closed(sent + 1).await;
     }

@@ -28,6 +28,8 @@ const BOUND_MS: i64 = HOUR_MS;
 /// What the search for what Prometheus accepts may cost: of each record its request and halvings along records, 1.67 times, and what the search has at first.
 const REFUSALS_PER_RECORD_MAX: u64 = 4;
 const REFUSALS_AT_FIRST: u64 = 1024;
+/// More is not needed for a fresh sample on its way.
+const FRESH_WITHIN: Duration = Duration::from_secs(5);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_a_backlog_of_two_hours_all_that_prometheus_still_accepts_arrives() {
@@ -122,7 +124,9 @@ impl Backlog {
                 holdings(&sent).compare(&found, Keeps::Bits)
             })
             .await;
-            eprintln!("fresh samples arrived after {:?}", start.elapsed());
+            let took = start.elapsed();
+            eprintln!("fresh samples arrived after {took:?}");
+            assert!(took < FRESH_WITHIN, "{took:?}");
             sleep(Duration::from_millis(500)).await;
         }
         let target = relay.target("prometheus").await;
