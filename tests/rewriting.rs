@@ -352,3 +352,24 @@ async fn what_is_refused_as_a_whole_for_exemplars_alone_is_sent_again_without_th
     assert_eq!(sink.with_samples().iter().map(sizes).collect::<Vec<_>>(), [vec![[1, 0]], vec![[1, 1]], vec![[1, 1]]]);
     relay.in_state("a", "caught_up", SOON).await;
 }
+
+#[tokio::test]
+async fn what_was_refused_is_sent_again_without_the_exemplars_that_the_target_turned_out_to_refuse() {
+    let sink = Sink::start().await;
+    sink.script_for_data(|_| Answer::status(400).keeping(vec![false]).storing(true));
+    let config = Config::new().server("admin = true");
+    let relay = config.target("a", &sink.url(), &[&FAST[..], &["protocol = \"2.0\""]].concat()).start().await;
+    send_2(&relay, with_lone_exemplars(1)).await;
+    assert_eq!(relay.ledger("a").await.settled["refused"], 1);
+    sink.script_for_data(|request| match sizes(request).iter().any(|[samples, _]| *samples == 0) {
+        true => Answer::status(400).storing(true).body(NO_LONE_EXEMPLARS),
+        false => Answer::status(204),
+    });
+    send_2(&relay, with_lone_exemplars(2)).await;
+    let before = sink.arrived();
+    relay.ordered(&["dead-letter", "resend", "1", "--yes"]).await;
+    let resent: Vec<_> = sink.requests()[before..].iter().map(|request| (request.status, sizes(request))).collect();
+    assert_eq!(resent, [(Some(204), vec![[1, 1]])]);
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.accepted, ledger.delivered(), ledger.settled["refused"]), (3, 2, 1), "{ledger:?}");
+}

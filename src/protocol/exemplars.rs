@@ -51,8 +51,7 @@ pub enum Hostless {
 pub(super) struct Attached {
     /// All fields but the table of symbols.
     pub written: Vec<u8>,
-    /// Entries that stayed as they were, and exemplars in them.
-    pub kept_entries: u64,
+    /// Entries that stayed as they were.
     pub kept: u64,
     /// Exemplars that were left out.
     pub left_out: u64,
@@ -108,8 +107,7 @@ pub(super) fn attach(
         match (group.and_then(|group| nearest(&hosts, group, lone.at)), hostless) {
             (Some(host), _) => places.push((host, true, lone)),
             (None, Hostless::Kept) => {
-                attached.kept_entries += 1;
-                attached.kept += lone.exemplars;
+                attached.kept += 1;
                 places.push((lone.at, false, lone));
             }
             (None, Hostless::LeftOut) => attached.left_out += lone.exemplars,

@@ -233,10 +233,10 @@ fn walk_series(
         Err(offence) => offend(Err(offence)),
     }
     // V2-64. Neither of them is fine: exemplars come so (V2-63).
-    summary.has_lone_exemplars |= has_exemplars && !has_samples && !has_histograms;
     if has_samples && has_histograms {
         offend(Err(Offence::SamplesAndHistograms));
     }
+    summary.has_lone_exemplars |= has_exemplars && !has_samples && !has_histograms;
     // The exemplars' references use the same scratch as the labels', so they come in a pass of their own.
     let mut fields = if has_exemplars { series } else { Fields::new(&[]) };
     while let Some((number, value)) = fields.next_field()? {

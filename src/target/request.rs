@@ -198,7 +198,7 @@ impl Requests {
             samples: Samples { floats: translated.sent.samples, histograms: translated.sent.histograms },
             untranslated: [translated.exemplars, translated.start_timestamps, dropped],
             has_metadata: translated.metadata > 0,
-            has_lone_exemplars: translated.lone_exemplars > 0,
+            has_lone_exemplars: translated.has_lone_exemplars,
             body: self.compressor.compress(&translated.message)?.into(),
             left_out: if dropped > 0 { translated.dropped } else { Vec::new() },
             taught: translated.taught,
@@ -233,7 +233,7 @@ fn rebuilt(protocol: Protocol, selections: &[Selection<'_>], hostless: Hostless)
     Ok(Built {
         body: snappy::compress(&rebuilt.message)?.into(),
         is_empty: rebuilt.is_empty,
-        has_lone_exemplars: rebuilt.lone_exemplars > 0,
+        has_lone_exemplars: rebuilt.has_lone_exemplars,
         untranslated: [rebuilt.exemplars_left_out, 0, 0],
         ..Built::default()
     })

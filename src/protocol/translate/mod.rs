@@ -62,8 +62,8 @@ pub struct Translated {
     pub start_timestamps: u64,
     /// Exemplars that were left out.
     pub exemplars: u64,
-    /// Exemplars of those that are in series of their own (2.0).
-    pub lone_exemplars: u64,
+    /// Exemplars in series of their own are in it (2.0).
+    pub has_lone_exemplars: bool,
     /// Series that were left out because they hold nothing (`V2-63`).
     pub empty_series: u64,
     /// Metadata that was left out because it is not UTF-8, or would have made the request too large.

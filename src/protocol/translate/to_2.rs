@@ -59,8 +59,9 @@ pub fn to_2(
     let all: u64 = translated.sent.exemplars + lone.iter().map(|lone| lone.exemplars).sum::<u64>();
     let attached = exemplars::attach(out, &lone, hostless, &mut table, &mut source)?;
     let rooms = [entry.exemplar_room, source.exemplar_room];
-    translated.series += attached.kept_entries - source.nothing_left;
-    translated.lone_exemplars = attached.kept - source.not_kept;
+    let kept = attached.kept - source.nothing_left;
+    translated.series += kept;
+    translated.has_lone_exemplars = kept > 0;
     translated.exemplars = attached.left_out + rooms.iter().map(|room| room.left_out).sum::<u64>();
     translated.sent.exemplars = all - translated.exemplars;
     translated.unknown_fields += rooms.iter().map(|room| room.unknown_fields).sum::<u64>();
@@ -392,10 +393,8 @@ impl<'a> LastMetadata<'a> {
 #[derive(Default)]
 struct LoneSource {
     exemplar_room: ExemplarRoom,
-    /// Of entries that were to stay as they are: those that were not written, because none of their exemplars could be,
+    /// Entries that were to stay as they are and were not written, because none of their exemplars could be.
     nothing_left: u64,
-    /// and exemplars that could not.
-    not_kept: u64,
 }
 
 impl exemplars::Source for LoneSource {
@@ -424,9 +423,7 @@ impl exemplars::Source for LoneSource {
 
     fn entry(&mut self, lone: &Lone<'_>, table: &mut SymbolTable, to: &mut Vec<u8>) -> Result<(), Malformed> {
         let mut exemplars = Vec::new();
-        let before = self.exemplar_room.left_out;
         self.exemplars(lone, table, &mut exemplars)?;
-        self.not_kept += self.exemplar_room.left_out - before;
         if exemplars.is_empty() {
             self.nothing_left += 1;
             return Ok(());

@@ -156,20 +156,21 @@ impl Batch {
 
     /// What the front piece is the rest of was called as a witness, and something of that was taken.
     pub fn witness_was_taken(&mut self) {
-        let behind = self.pieces.iter_mut().find(|piece| piece.witness != Witness::Is);
-        if let Some(rest) = behind.filter(|piece| piece.witness == Witness::WentBefore) {
-            rest.witness = Witness::WasTaken;
+        self.witness_has(Witness::WasTaken);
+    }
+
+    /// If the front piece was called as a witness: nothing of it was to be sent, and it says nothing about the rest.
+    pub fn witness_was_not_sent(&mut self) {
+        if self.front().is_some_and(|piece| piece.witness == Witness::Is) {
+            self.witness_has(Witness::None);
         }
     }
 
-    /// What the front piece is was called as a witness, and nothing of it was to be sent: it says nothing about the rest.
-    pub fn witness_was_not_sent(&mut self) {
-        if self.front().is_none_or(|piece| piece.witness != Witness::Is) {
-            return;
-        }
+    /// What is known now of those that the witness in front went before.
+    fn witness_has(&mut self, witness: Witness) {
         let behind = self.pieces.iter_mut().find(|piece| piece.witness != Witness::Is);
         if let Some(rest) = behind.filter(|piece| piece.witness == Witness::WentBefore) {
-            rest.witness = Witness::None;
+            rest.witness = witness;
         }
     }
 
