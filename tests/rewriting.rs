@@ -238,34 +238,34 @@ async fn what_was_refused_is_kept_with_the_headers_of_its_data_and_not_of_what_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_backlog_of_which_nothing_is_left_is_booked_while_it_is_read() {
+async fn a_backlog_of_which_nothing_is_left_is_booked_and_the_end_heard_while_it_is_read() {
     let sink = Sink::start().await;
     sink.stop().await;
     let mut relay = Config::new().wal("max_size = \"256MiB\"").target("a", &sink.url(), &FAST).start().await;
-    let instances: Vec<String> = (0..500).map(|number| format!("instance-{number}")).collect();
-    for number in 0..1000 {
-        let request = instances.iter().fold(Request::new(), |request, instance| {
-            request.series(&[("__name__", "up"), ("instance", instance)], &[(FIRST_TIMESTAMP + number, 1.0)])
-        });
-        send(&relay, Protocol::V1, request).await;
+    let instances: Vec<String> = (0..2000).map(|number| format!("instance-{number}")).collect();
+    let request = instances.iter().fold(Request::new(), |request, instance| {
+        request.series(&[("__name__", "up"), ("instance", instance)], &[(FIRST_TIMESTAMP, 1.0)])
+    });
+    let post = request.post(Protocol::V1);
+    for _ in 0..500 {
+        assert_eq!(post.send(&client(), &relay.write_url()).await.unwrap().status(), 204);
     }
     relay.terminate().await;
-    // Each record by itself, and with many stops in between.
     let rule = "write_relabel_configs = [{ source_labels = [\"__name__\"], regex = \"up\", action = \"drop\" }]";
-    let lines = ["start_from = \"oldest\"", "max_samples_per_send = 1", rule];
-    relay.config = relay.config.clone().target("b", &sink.url(), &lines);
+    relay.config = relay.config.clone().target("b", &sink.url(), &["start_from = \"oldest\"", rule]);
     let (mut filtered, mut lives) = (0, 0);
-    while filtered < 500_000 {
+    while filtered < 1_000_000 {
         relay.start().await;
         let settled = relay.ledger("b").await.settled["filtered"];
-        assert!(lives == 0 || settled > filtered, "no life is in vain: {settled} of 500000 after {filtered}");
+        assert!(lives == 0 || settled > filtered, "no life is in vain: {settled} of 1000000 after {filtered}");
         (filtered, lives) = (settled, lives + 1);
         tokio::time::sleep(Duration::from_millis(100)).await;
         let (status, took) = relay.terminate().await;
-        assert!(status.success() && took < Duration::from_millis(1500), "{status} after {took:?}: it is heard at once");
+        // A debug build rewrites a million samples in three seconds.
+        assert!(status.success() && took < Duration::from_secs(2), "{status} after {took:?}: it is heard in between");
     }
     println!("{lives} lives");
-    assert_eq!(filtered, 500_000);
+    assert_eq!(filtered, 1_000_000);
 }
 
 /// A request as Prometheus sends it: a sample, then an exemplar of its series and one of another series, each in a series of its own.

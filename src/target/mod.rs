@@ -108,6 +108,10 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// until what lies before them is settled.
 pub(crate) const UNBOOKED_MAX: usize = 4096;
 
+/// So many bytes, decompressed, are read and relabeled at a stretch, and what is left of the last record: in between answers, orders and the end
+/// are heard. (Of what rules keep back millions of samples fit into a batch.)
+const STRETCH_BYTES: u64 = 1 << 20;
+
 /// An attempt, its bytes and its time-out, and what came of it.
 type Ended = (AttemptId, u64, Duration, Result<Answered, Unanswered>);
 
@@ -285,9 +289,10 @@ impl Target {
             && self.reading.lanes().any(|lane| self.delivery.has_room(lane, now))
     }
 
-    /// Reads as much as is wanted. When to try again, if the disk does not give it.
+    /// Reads as much as is wanted, or a stretch of it. When to go on, or to try again if the disk does not give it.
     fn read(&mut self) -> Option<Instant> {
         let now = Instant::now();
+        self.delivery.reads_on(None);
         if let Some((_, next)) = self.unreadable
             && now < next
         {
@@ -298,11 +303,17 @@ impl Target {
             return None;
         }
         let savepoint = self.progress.savepoint();
+        let mut read = 0;
         for lane in self.reading.lanes() {
             while self.delivery.has_room(lane, now.into_std()) {
+                if read >= STRETCH_BYTES {
+                    self.delivery.reads_on(Some(lane));
+                    return Some(now);
+                }
                 match self.reading.next(lane, &savepoint) {
                     Read::Record(record) => {
                         self.unreadable = None;
+                        read += u64::from(record.header.decoded_len);
                         match self.rewriting.outgoing(record) {
                             Ok(outgoing) => self.delivery.read(lane, Arc::new(outgoing)),
                             Err(failed) => self.cannot_rewrite(&failed),

@@ -74,6 +74,12 @@ impl Queue {
         self.records.is_empty()
     }
 
+    /// Whether nothing is left of whatever is waiting, and it is not part of what a former life had cut.
+    #[must_use]
+    pub fn is_void(&self) -> bool {
+        self.decoded == 0 && !self.is_cut_before()
+    }
+
     /// The oldest record.
     #[must_use]
     pub fn front(&self) -> Option<&Arc<Outgoing>> {

@@ -322,7 +322,7 @@ impl Delivery {
         let queue = &self.lanes[lane as usize].queue;
         let senders = &self.senders;
         let plan = queue.plan(limits, |record| senders.is_hopeless((lane, record.meta.sender)));
-        if plan.records == 0 {
+        if plan.records == 0 || (self.reads_on == Some(lane) && !queue.is_void()) {
             return Cutting::Nothing;
         }
         match self.pace.may_start(now) {

@@ -116,6 +116,8 @@ pub struct Delivery {
     rules: Rules,
     pace: Pace,
     lanes: [LaneState; 2],
+    /// The lane that is being read.
+    reads_on: Option<Lane>,
     /// The lane that holds the backlog, while there are two.
     backlog: Lane,
     batches: BTreeMap<BatchId, Active>,
@@ -166,6 +168,7 @@ impl Delivery {
             rules,
             pace: Pace::new(pace, now),
             lanes,
+            reads_on: None,
             backlog: Lane::One,
             batches: BTreeMap::new(),
             flights: HashMap::new(),
@@ -204,6 +207,11 @@ impl Delivery {
     /// A record was read.
     pub fn read(&mut self, lane: Lane, record: Arc<Outgoing>) {
         self.lanes[lane as usize].queue.push(record);
+    }
+
+    /// The lane of which more is there and wanted than was read yet: nothing new is cut of it, but what needs no request.
+    pub fn reads_on(&mut self, lane: Option<Lane>) {
+        self.reads_on = lane;
     }
 
     /// How new the newest sample is that came in, in ms since 1970: what is much older is a backlog.

@@ -177,9 +177,12 @@ impl World {
 
     /// One turn of the target's loop. Whether there is anything left to wait for.
     fn step(&mut self) -> bool {
-        self.read();
+        let reads_on = self.read();
         self.start_requests();
         self.book();
+        if reads_on {
+            return true;
+        }
         let next_record = [Some(self.read[0]), self.lane_end.map(|_| self.read[1])]
             .into_iter()
             .flatten()
@@ -207,9 +210,12 @@ impl World {
         true
     }
 
-    /// Reads as `reading` does.
-    fn read(&mut self) {
+    /// Reads as `reading` does, with half of the seeds some records at a stretch. Whether more is there.
+    fn read(&mut self) -> bool {
         let elapsed = self.elapsed();
+        let stretch = if self.seed.is_multiple_of(2) { u64::MAX } else { 1 + self.seed % 7 };
+        let mut read = 0;
+        self.delivery.reads_on(None);
         let lanes: &[Lane] = if self.lane_end.is_some() { &[Lane::One, Lane::Two] } else { &[Lane::One] };
         for lane in lanes {
             while self.delivery.has_room(*lane, self.now) && self.completed.len() < UNBOOKED_MAX {
@@ -218,6 +224,11 @@ impl World {
                 if is_behind || next > self.log.end() || self.log.fake(next).at > elapsed {
                     break;
                 }
+                if read == stretch {
+                    self.delivery.reads_on(Some(*lane));
+                    return true;
+                }
+                read += 1;
                 self.read[*lane as usize] = next;
                 let position = Position(next);
                 if position <= self.savepoint.settled.position || self.savepoint.ranges.contains(position) {
@@ -226,6 +237,7 @@ impl World {
                 self.delivery.read(*lane, self.log.records[next as usize - 1].clone());
             }
         }
+        false
     }
 
     /// As `Progress::book`.

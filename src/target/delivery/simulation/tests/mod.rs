@@ -8,6 +8,7 @@ mod poison;
 mod protocols;
 mod refusals;
 mod resent;
+mod stretches;
 
 use super::drawn::{anything, some_rules};
 use super::log::{Entry, Fake};
