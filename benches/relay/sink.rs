@@ -7,7 +7,7 @@
 //!
 //! Samples are counted by the length in front of the snappy stream (see [`body`](crate::body)). That this is right is checked by
 //! decompression: for the first requests of each connection, and for every request whose length does not divide evenly; those are
-//! counted as odd.
+//! counted as odd, and all that come on their connection are counted one by one, because rules may make a length that divides by chance.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
@@ -126,9 +126,11 @@ pub fn run() -> Result<(), Box<dyn Error>> {
 fn serve(stream: TcpStream) -> io::Result<()> {
     let mut connection = Connection::new(stream)?;
     let mut requests = 0;
+    let mut has_been_odd = false;
     while let Some(message) = connection.receive()? {
         let is_2 = message.head.contains("io.prometheus.write.v2.Request");
-        let (samples, is_odd) = samples(message.body, is_2, requests < CHECKED_REQUESTS)?;
+        let (samples, is_odd) = samples(message.body, is_2, has_been_odd || requests < CHECKED_REQUESTS)?;
+        has_been_odd |= is_odd;
         requests += 1;
         SUMS.samples.fetch_add(samples, Ordering::Relaxed);
         SUMS.requests.fetch_add(1, Ordering::Relaxed);

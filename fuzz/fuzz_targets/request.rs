@@ -81,7 +81,7 @@ fn any_way(protocol: Protocol, message: &[u8]) {
         0 => Verdict::Keep,
         1 => Verdict::Drop,
         2 => {
-            (0..series.labels.len()).rev().for_each(|n| sink.keep(n));
+            (0..series.labels.len()).rev().for_each(|n| sink.keep(n..n + 1));
             Verdict::Relabel
         }
         _ => {

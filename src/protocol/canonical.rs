@@ -32,7 +32,7 @@ pub fn canonicalise(protocol: Protocol, message: &[u8], offences: &Offences) -> 
         order.extend((0..series.labels.len()).filter(|n| !series.labels[*n].1.is_empty()));
         // No name comes twice: that would be an offence (V1-21, V2-74).
         order.sort_unstable_by_key(|n| series.labels[*n].0);
-        order.iter().for_each(|n| sink.keep(*n));
+        order.iter().for_each(|n| sink.keep(*n..*n + 1));
         Verdict::Relabel
     })
 }

@@ -18,6 +18,8 @@
 //! Nothing is allocated per series or sample. A label that is kept, and a series too, costs no hashing of its texts: in 2.0 each old
 //! symbol is looked up once, however often it is referred to.
 
+use std::ops::Range;
+
 use prost::encoding::{encode_varint, encoded_len_varint};
 
 use super::Protocol;
@@ -71,7 +73,7 @@ pub struct Sink<'a, 'm, 't> {
 /// What a kept label is taken from.
 #[derive(Debug)]
 enum From<'a, 'm, 't> {
-    Fields(&'a [&'m [u8]]),
+    Fields(&'a Labels1<'m>),
     References(&'a [u32], &'a mut Symbols<'m, 't>),
 }
 
@@ -97,17 +99,17 @@ impl Sink<'_, '_, '_> {
         }
     }
 
-    /// The series' own label number `n`, as it is. Faster than [`Sink::label`] with its texts.
+    /// The series' own labels with these numbers, as they are. Faster than [`Sink::label`] with their texts, and the longer the better.
     ///
     /// # Panics
-    /// There is no such label.
+    /// There are no such labels.
     #[inline]
-    pub fn keep(&mut self, n: usize) {
+    pub fn keep(&mut self, numbers: Range<usize>) {
         match &mut self.from {
-            From::Fields(labels) => put_bytes(self.to, 1, labels[n]),
+            From::Fields(labels) => labels.copy(numbers, self.to),
             From::References(references, symbols) => {
-                for reference in [references[2 * n], references[2 * n + 1]] {
-                    match symbols.renumber(u64::from(reference), &Fields::new(&[])) {
+                for reference in &references[2 * numbers.start..2 * numbers.end] {
+                    match symbols.renumber(u64::from(*reference), &Fields::new(&[])) {
                         Ok(place) => encode_varint(u64::from(place), self.to),
                         Err(error) => self.error = Some(error),
                     }
@@ -187,12 +189,11 @@ fn rewrite_1<'m>(
             rewritten.message.extend_from_slice(bytes);
             continue;
         };
-        let read = labels.read(content);
-        let encoded = read.ok().flatten().map(|len| &content.rest()[..len]);
-        let unreadable = read.err();
+        let unreadable = labels.read(content).err();
+        let encoded = labels.front;
         new_labels.clear();
         let series = Series { index, labels: &labels.texts, encoded, references: &[], unreadable };
-        let mut sink = Sink { to: &mut new_labels, from: From::Fields(&labels.fields), error: None };
+        let mut sink = Sink { to: &mut new_labels, from: From::Fields(&labels), error: None };
         match visitor(&series, &mut sink) {
             Verdict::Drop => {
                 rewritten.is_changed = true;
@@ -226,18 +227,23 @@ fn rewrite_1<'m>(
 }
 
 /// The labels of one series after the other, as 1.0 writes them.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Labels1<'m> {
     texts: Vec<Label<'m>>,
-    /// Each as a message.
-    fields: Vec<&'m [u8]>,
+    /// The series, and where in it each label lies, as a field.
+    series: &'m [u8],
+    fields: Vec<Range<usize>>,
+    /// All of them in one piece, if nothing stands before or between them.
+    front: Option<&'m [u8]>,
 }
 
 impl<'m> Labels1<'m> {
-    /// How many bytes at the front they take, if that is where all of them are. After an error there are none.
-    fn read(&mut self, series: Fields<'m>) -> Result<Option<usize>, Malformed> {
+    /// After an error there are none.
+    fn read(&mut self, series: Fields<'m>) -> Result<(), Malformed> {
         self.texts.clear();
         self.fields.clear();
+        self.series = series.rest();
+        self.front = None;
         let read = self.read_all(series);
         if read.is_err() {
             self.texts.clear();
@@ -246,23 +252,54 @@ impl<'m> Labels1<'m> {
         read
     }
 
-    fn read_all(&mut self, series: Fields<'m>) -> Result<Option<usize>, Malformed> {
-        let mut fields = series;
-        let mut front_len = Some(0);
+    fn read_all(&mut self, series: Fields<'m>) -> Result<(), Malformed> {
+        let short_len = self.read_short(series.rest());
+        let mut front_len = Some(short_len);
+        let mut fields = series.part(short_len..series.rest().len());
         let mut are_over = false;
-        while let Some((number, value)) = fields.next_field()? {
+        while !fields.is_empty() {
+            let start = series.rest().len() - fields.rest().len();
+            let Some((number, value)) = fields.next_field()? else { break };
+            let end = series.rest().len() - fields.rest().len();
             match (number, value) {
                 (1, Value::Bytes(_)) if self.texts.len() == LABELS_MAX => return Err(too_many(fields)),
                 (1, Value::Bytes(label)) => {
                     self.texts.push(label_1(label.rest(), label.offset())?);
-                    self.fields.push(label.rest());
-                    front_len = (!are_over).then_some(series.rest().len() - fields.rest().len());
+                    self.fields.push(start..end);
+                    front_len = (!are_over).then_some(end);
                 }
                 (1, _) => return Err(fields.wrong_type()),
                 _ => are_over = true,
             }
         }
-        Ok(front_len)
+        self.front = front_len.map(|len| &series.rest()[..len]);
+        Ok(())
+    }
+
+    /// Labels at the front as nearly every sender writes them: name, value, and each number in one byte. How long they are.
+    fn read_short(&mut self, series: &'m [u8]) -> usize {
+        let mut rest = series;
+        while let [0x0a, len @ 0..0x80, 0x0a, name_len @ 0..0x80, behind @ ..] = rest
+            && let Some((name, [0x12, value_len @ 0..0x80, behind @ ..])) =
+                behind.split_at_checked(usize::from(*name_len))
+            && let Some((value, behind)) = behind.split_at_checked(usize::from(*value_len))
+            && usize::from(*len) == 4 + name.len() + value.len()
+            && self.texts.len() < LABELS_MAX
+        {
+            self.texts.push((name, value));
+            self.fields.push(series.len() - rest.len()..series.len() - behind.len());
+            rest = behind;
+        }
+        series.len() - rest.len()
+    }
+
+    /// Appends those with these numbers.
+    fn copy(&self, numbers: Range<usize>, to: &mut Vec<u8>) {
+        let fields = &self.fields[numbers];
+        match (self.front, fields) {
+            (Some(front), [first, .., last]) => to.extend_from_slice(&front[first.start..last.end]),
+            _ => fields.iter().for_each(|field| to.extend_from_slice(&self.series[field.clone()])),
+        }
     }
 }
 
@@ -398,7 +435,7 @@ mod tests {
                     1 => Verdict::Drop,
                     _ => {
                         sink.label(b"__name__", b"renamed");
-                        sink.keep(1);
+                        sink.keep(1..2);
                         sink.label(b"zone", "é".repeat(100).as_bytes());
                         Verdict::Relabel
                     }
@@ -429,7 +466,7 @@ mod tests {
             [&[0x0a, 6, 0x0a, 1, b'a', 0x12, 1, b'b'][..], &[0x4b, 0x08, 1, 0x4c], &[0x12, 4, 0x10, 5, 0x28, 1]];
         let one = [&[0x38, 1, 0x0a, 18][..], &series.concat(), &[0x42, 1, b'x']].concat();
         let add = |_: &Series<'_, '_>, sink: &mut Sink<'_, '_, '_>| {
-            sink.keep(0);
+            sink.keep(0..1);
             sink.label(b"c", b"d");
             Verdict::Relabel
         };
@@ -454,7 +491,7 @@ mod tests {
         let message = [&[0x0a, 9][..], &series].concat();
         let rewritten = rewrite(Protocol::V1, &message, |series, sink| {
             assert_eq!((series.encoded, series.labels), (None, &[(&b"a"[..], &b""[..])][..]));
-            sink.keep(0);
+            sink.keep(0..1);
             Verdict::Relabel
         });
         assert_eq!(rewritten.unwrap().message, [0x0a, 9, 0x0a, 3, 0x0a, 1, b'a', 0x12, 2, 0x10, 5]);
@@ -489,16 +526,17 @@ mod tests {
 
     /// What becomes of the series with this number.
     fn decision(decisions: &[u8], index: u32) -> u8 {
-        decisions.get(index as usize).map_or(0, |decision| decision % 4)
+        decisions.get(index as usize).map_or(0, |decision| decision % 5)
     }
 
-    /// All labels in reverse, by text or as they are, and one more.
+    /// All labels in reverse, by text or as they are, or in two pieces as they are, and one more.
     fn decide(decisions: &[u8], series: &Series<'_, '_>, sink: &mut Sink<'_, '_, '_>) -> Verdict {
         let n = series.labels.len();
         match decision(decisions, series.index) {
             0 => return Verdict::Keep,
             1 => return Verdict::Drop,
-            2 => (0..n).rev().for_each(|n| sink.keep(n)),
+            2 => (0..n).rev().for_each(|n| sink.keep(n..n + 1)),
+            3 => [0..n / 3, n / 3..n].into_iter().for_each(|numbers| sink.keep(numbers)),
             _ => series.labels.iter().rev().for_each(|(name, value)| sink.label(name, value)),
         }
         sink.label(b"new", b"a");
@@ -523,7 +561,9 @@ mod tests {
                 let decision = decision(&decisions, index);
                 index += 1;
                 if decision > 1 {
-                    series.labels.reverse();
+                    if decision != 3 {
+                        series.labels.reverse();
+                    }
                     series.labels.push(pb1::Label { name: "new".into(), value: "a".into() });
                 } else if decision == 1 {
                     dropped.series += 1;
@@ -552,7 +592,11 @@ mod tests {
                 let decision = decision(&decisions, index);
                 index += 1;
                 if decision > 1 {
-                    let pairs = series.labels_refs.chunks(2).rev().flatten().copied().collect::<Vec<u32>>();
+                    let mut pairs: Vec<_> = series.labels_refs.chunks(2).collect();
+                    if decision != 3 {
+                        pairs.reverse();
+                    }
+                    let pairs = pairs.concat();
                     series.labels_refs = [pairs, vec![new, new + 1]].concat();
                 }
                 decision != 1

@@ -4,7 +4,7 @@
 //!  key --> young, else old, else the rules
 //!            ^        |              |
 //!            |<-------'  moved       |      distinct changes, shared: 100,000 series with the same external label
-//!            |<----------------------'      cost 24 bytes each (32 with the room that a table needs) and one change
+//!            |<----------------------'      cost 24 bytes each (29 with what it takes to find them) and one change
 //!            |
 //!         full: what is in old is forgotten, young becomes old, a new young begins
 //! ```
@@ -28,26 +28,14 @@ use xxhash_rust::xxh3::xxh3_128_with_secret;
 use super::Label;
 use super::change::Change;
 use super::rules::{Outcome, Rules};
+use super::table::{Key, Table};
 
 /// As long as the hash's own.
 const SECRET_LEN: usize = 192;
-/// The first table.
+/// Of the first table.
 const SLOTS_MIN: usize = 64;
 /// A place in the set of distinct changes, and what the allocator takes for the pieces of one.
 const CHANGE_OVERHEAD: usize = 96;
-
-/// What a series is remembered by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key([u64; 2]);
-
-impl Key {
-    fn new(hash: u128) -> Key {
-        // All zeroes is an empty slot.
-        Key([(hash >> 64) as u64, hash as u64 | u64::from(hash == 0)])
-    }
-}
-
-const EMPTY: Key = Key([0, 0]);
 
 /// What becomes of a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,7 +63,7 @@ pub struct Relabeler {
 
 impl Relabeler {
     /// Rules, and how many bytes may be used to remember what they made of each series. Half of them is for the series that come now, at
-    /// about 32 bytes each; the rest for those that came before.
+    /// about 29 bytes each; the rest for those that came before.
     #[must_use]
     pub fn new(rules: Rules, cache_bytes: usize) -> Relabeler {
         let random = RandomState::new();
@@ -123,15 +111,15 @@ impl Relabeler {
     /// What becomes of a series. Its labels (sorted by name, each once, no value empty) are asked for only if it is not remembered.
     #[inline]
     pub fn relabel<'l, L: AsRef<[Label<'l>]>>(&mut self, key: Key, labels: impl FnOnce() -> L) -> Verdict<'_> {
-        if let Some(slot) = self.cache.young.find(key) {
-            return verdict(self.cache.young.slots[slot].1.as_ref());
+        if let Some(number) = self.cache.young.find(key) {
+            return verdict(self.cache.young.value(number).as_ref());
         }
         self.find_elsewhere(key, labels)
     }
 
     fn find_elsewhere<'l, L: AsRef<[Label<'l>]>>(&mut self, key: Key, labels: impl FnOnce() -> L) -> Verdict<'_> {
         self.uncached = None;
-        let remembered = self.cache.old.find(key).map(|slot| self.cache.old.slots[slot].1.clone());
+        let remembered = self.cache.old.find(key).map(|number| self.cache.old.value(number).clone());
         let interned = match remembered {
             Some(interned) => interned,
             None => {
@@ -144,7 +132,7 @@ impl Relabeler {
             }
         };
         match self.cache.remember(key, interned) {
-            Ok(slot) => verdict(self.cache.young.slots[slot].1.as_ref()),
+            Ok(number) => verdict(self.cache.young.value(number).as_ref()),
             Err(interned) => {
                 self.uncached = interned;
                 verdict(self.uncached.as_ref())
@@ -212,13 +200,16 @@ impl PartialEq for Member {
 
 impl Eq for Member {}
 
+/// `None` of a series that is dropped.
+type Remembered = Option<Arc<Interned>>;
+
 #[derive(Debug)]
 struct Cache {
     /// Of each generation, its table and its changes together.
     bytes_max: usize,
     /// What is inserted now.
-    young: Table,
-    old: Table,
+    young: Table<Remembered>,
+    old: Table<Remembered>,
     /// Bytes of the changes that are counted for each.
     young_changes: usize,
     old_changes: usize,
@@ -255,7 +246,7 @@ impl Cache {
         interned
     }
 
-    /// Puts it into young; the slot, or what cannot be remembered because it is too large.
+    /// Puts it into young; the number of its entry, or what cannot be remembered because it is too large.
     fn remember(&mut self, key: Key, interned: Option<Arc<Interned>>) -> Result<usize, Option<Arc<Interned>>> {
         if self.uncounted_bytes(interned.as_ref()) > self.changes_min() || !self.has_made_room(interned.as_ref()) {
             if let Some(interned) = &interned {
@@ -300,11 +291,11 @@ impl Cache {
         if self.young.has_room() {
             return true;
         }
-        let slots_max = (self.bytes_max - changes.max(self.changes_min())) / size_of::<Slot>();
-        let slots = (self.young.slots.len() / 2 * 3).max(SLOTS_MIN).min(slots_max);
+        let slots_max = Table::<Remembered>::slots_within(self.bytes_max - changes.max(self.changes_min()));
+        let slots = (self.young.slots() / 2 * 3).max(SLOTS_MIN).min(slots_max);
         // While entries are moved there are two tables.
-        let is_within = self.bytes() + change_bytes + slots * size_of::<Slot>() <= 2 * self.bytes_max;
-        if Table::capacity(slots) <= self.young.len || !is_within {
+        let is_within = self.bytes() + change_bytes + Table::<Remembered>::bytes_with(slots) <= 2 * self.bytes_max;
+        if Table::<Remembered>::capacity(slots) <= self.young.len() || !is_within {
             return false;
         }
         self.young.grow(slots);
@@ -313,8 +304,8 @@ impl Cache {
 
     fn begin_generation(&mut self) {
         // As large as the one that is full, at once: to grow there would take both. Smaller, if it was not the table that was full.
-        let is_sparse = 2 * self.young.len < Table::capacity(self.young.slots.len());
-        let slots = self.young.slots.len() / if is_sparse { 2 } else { 1 };
+        let is_sparse = 2 * self.young.len() < Table::<Remembered>::capacity(self.young.slots());
+        let slots = self.young.slots() / if is_sparse { 2 } else { 1 };
         let reused = std::mem::replace(&mut self.old, std::mem::take(&mut self.young));
         self.young = reused.emptied(slots);
         self.old_changes = std::mem::take(&mut self.young_changes);
@@ -328,91 +319,5 @@ impl Cache {
         if Arc::strong_count(interned) <= 2 {
             self.changes.remove(&interned.change);
         }
-    }
-}
-
-/// `None` is a series that is dropped.
-type Slot = (Key, Option<Arc<Interned>>);
-
-const _: () = assert!(size_of::<Slot>() == 24);
-
-/// A table with open addressing: as many slots as fit, which need not be a power of two.
-#[derive(Debug, Default)]
-struct Table {
-    slots: Box<[Slot]>,
-    len: usize,
-}
-
-impl Table {
-    fn with_slots(slots: usize) -> Table {
-        Table { slots: (0..slots).map(|_| (EMPTY, None)).collect(), len: 0 }
-    }
-
-    fn bytes(&self) -> usize {
-        size_of_val(&*self.slots)
-    }
-
-    /// A quarter stays empty, or a search would take long.
-    fn capacity(slots: usize) -> usize {
-        slots / 4 * 3
-    }
-
-    fn has_room(&self) -> bool {
-        self.len < Table::capacity(self.slots.len())
-    }
-
-    /// Where the search for a key begins: the slots share the range of the hash.
-    fn start(&self, key: Key) -> usize {
-        ((u128::from(key.0[0]) * self.slots.len() as u128) >> 64) as usize
-    }
-
-    #[inline]
-    fn find(&self, key: Key) -> Option<usize> {
-        let mut slot = self.start(key);
-        loop {
-            let found = self.slots.get(slot)?.0;
-            if found == key {
-                return Some(slot);
-            }
-            if found == EMPTY {
-                return None;
-            }
-            slot += 1;
-            if slot == self.slots.len() {
-                slot = 0;
-            }
-        }
-    }
-
-    /// The key is not there, and there is room.
-    fn insert(&mut self, key: Key, interned: Option<Arc<Interned>>) -> usize {
-        debug_assert!(self.has_room());
-        let mut slot = self.start(key);
-        while self.slots[slot].0 != EMPTY {
-            slot = (slot + 1) % self.slots.len();
-        }
-        self.slots[slot] = (key, interned);
-        self.len += 1;
-        slot
-    }
-
-    fn grow(&mut self, slots: usize) {
-        let smaller = std::mem::replace(self, Table::with_slots(slots));
-        for (key, interned) in smaller.slots {
-            if key != EMPTY {
-                self.insert(key, interned);
-            }
-        }
-    }
-
-    /// One of this many slots, made of what is not used any more.
-    fn emptied(mut self, slots: usize) -> Table {
-        if self.slots.len() != slots {
-            drop(self);
-            return Table::with_slots(slots);
-        }
-        self.slots.fill_with(|| (EMPTY, None));
-        self.len = 0;
-        self
     }
 }

@@ -1,6 +1,14 @@
 //! What rules make of a series' labels, as the difference to them: few bytes, and the same for all series to which the same happens. Pure.
 
+use std::ops::Range;
+
 use super::Label;
+
+fn keep<'a>(range: Range<usize>, each: &mut impl FnMut(Merged<'a>)) {
+    if !range.is_empty() {
+        each(Merged::Kept(range));
+    }
+}
 
 /// Labels that are written and labels that are taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -11,11 +19,11 @@ pub struct Change {
     ends: Box<[(usize, usize)]>,
 }
 
-/// A label as it becomes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Labels as they become.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Merged<'a> {
-    /// That of the series with this number, as it was.
-    Kept(usize),
+    /// Those of the series with these numbers, as they were. There are some.
+    Kept(Range<usize>),
     /// This one.
     Set(&'a [u8], &'a [u8]),
 }
@@ -55,29 +63,29 @@ impl Change {
     /// does not name stays.
     #[inline]
     pub fn merge<'a>(&'a self, labels: &[Label<'_>], mut each: impl FnMut(Merged<'a>)) {
-        let mut next = 0;
+        let (mut kept, mut next) = (0, 0);
         for (name, value) in self.edits() {
             while labels.get(next).is_some_and(|(other, _)| *other < name) {
-                each(Merged::Kept(next));
                 next += 1;
             }
-            if labels.get(next).is_some_and(|(other, _)| *other == name) {
-                next += 1;
+            let is_there = labels.get(next).is_some_and(|(other, _)| *other == name);
+            if is_there || !value.is_empty() {
+                keep(kept..next, &mut each);
+                next += usize::from(is_there);
+                kept = next;
             }
             if !value.is_empty() {
                 each(Merged::Set(name, value));
             }
         }
-        (next..labels.len()).for_each(|kept| each(Merged::Kept(kept)));
+        keep(kept..labels.len(), &mut each);
     }
 
     /// The same, behind what is in a list.
     pub fn merge_into<'a>(&'a self, labels: &[Label<'a>], merged: &mut Vec<Label<'a>>) {
-        self.merge(labels, |label| {
-            merged.push(match label {
-                Merged::Kept(n) => labels[n],
-                Merged::Set(name, value) => (name, value),
-            });
+        self.merge(labels, |label| match label {
+            Merged::Kept(range) => merged.extend_from_slice(&labels[range]),
+            Merged::Set(name, value) => merged.push((name, value)),
         });
     }
 

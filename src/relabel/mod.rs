@@ -10,6 +10,7 @@
 //!                               '--- case       Go's upper and lower case
 //!
 //!  labels, key ---> cache  Relabeler ---> Verdict: remembered, or by the rules
+//!                     '--- table  values by key, those that came one after the other side by side
 //! ```
 //!
 //! External labels come first, each where the series has no label of that name; then the rules in their order, each on what the one before
@@ -37,11 +38,13 @@ pub mod syntax;
 
 mod builder;
 mod case;
+mod table;
 
-pub use cache::{Key, Relabeler, Verdict};
+pub use cache::{Relabeler, Verdict};
 pub use change::{Change, Merged};
 pub use config::{Action, RelabelConfig};
 pub use rules::{Outcome, RuleError, Rules};
+pub use table::Key;
 
 /// Name and value.
 pub type Label<'a> = (&'a [u8], &'a [u8]);

@@ -23,8 +23,8 @@ use crate::relabel::{self, Merged, Relabeler, Rules};
 use crate::wal::Record;
 use crate::wal::record::{Counts, Header};
 
-/// Bytes that a target's cache of series takes at most: for 229,000 series of which the labels stay or change alike rules are run once, for twice as
-/// many now and then, beyond that each time (24 bytes a series, 3/4 full, 7/8 of one of two generations).
+/// Bytes that a target's cache of series takes at most: for 250,000 series of which the labels stay or change alike rules are run once, for twice as
+/// many now and then, beyond that each time (29 bytes a series, 7/8 of one of two generations).
 const CACHE_BYTES: usize = 16 << 20;
 
 /// See the module.
@@ -96,7 +96,7 @@ fn relabeled(
             relabel::Verdict::Unchanged => Verdict::Keep,
             relabel::Verdict::Changed(change) => {
                 change.merge(series.labels, |merged| match merged {
-                    Merged::Kept(n) => sink.keep(n),
+                    Merged::Kept(numbers) => sink.keep(numbers),
                     Merged::Set(name, value) => sink.label(name, value),
                 });
                 Verdict::Relabel
