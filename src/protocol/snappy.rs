@@ -132,17 +132,13 @@ pub fn decompress(body: &[u8], limit: u32) -> Result<Vec<u8>, SnappyError> {
 /// # Errors
 /// As [`decompress`].
 pub fn decompress_into(body: &[u8], limit: u32, message: &mut Vec<u8>) -> Result<(), SnappyError> {
-    message.clear();
-    let len = plausible_len(body, limit)?;
-    message.resize(len as usize, 0);
-    match snap::raw::Decoder::new().decompress(body, message) {
-        Ok(written) => message.truncate(written),
-        Err(error) => {
-            message.clear();
-            return Err(SnappyError::Elements(error));
-        }
-    }
-    Ok(())
+    let result = plausible_len(body, limit).and_then(|len| {
+        // What is there is written over: only what it grows by must be filled before.
+        message.resize(len as usize, 0);
+        snap::raw::Decoder::new().decompress(body, message).map_err(SnappyError::Elements)
+    });
+    message.truncate(*result.as_ref().unwrap_or(&0));
+    result.map(|_| ())
 }
 
 /// Compresses a message into one block.
