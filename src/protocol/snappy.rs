@@ -135,10 +135,20 @@ pub fn decompress_into(body: &[u8], limit: u32, message: &mut Vec<u8>) -> Result
     let result = plausible_len(body, limit).and_then(|len| {
         // What is there is written over: only what it grows by must be filled before.
         message.resize(len as usize, 0);
-        snap::raw::Decoder::new().decompress(body, message).map_err(SnappyError::Elements)
+        decompress_in(body, message).map(<[u8]>::len)
     });
     message.truncate(*result.as_ref().unwrap_or(&0));
     result.map(|_| ())
+}
+
+/// Like [`decompress`], into `room`, which is the limit: the part of it that was written.
+///
+/// # Errors
+/// As [`decompress`].
+pub fn decompress_in<'a>(body: &[u8], room: &'a mut [u8]) -> Result<&'a [u8], SnappyError> {
+    plausible_len(body, u32::try_from(room.len()).unwrap_or(u32::MAX))?;
+    let written = snap::raw::Decoder::new().decompress(body, room).map_err(SnappyError::Elements)?;
+    Ok(&room[..written])
 }
 
 /// Compresses a message into one block.

@@ -27,7 +27,7 @@
 //! | `delivery` | brings these together: what to do next, what follows from an answer |
 //! | `suspicion`, `culprits`, `age` | whom to believe: the target, series, the clock |
 //! | `negotiation`, `lone_exemplars` | in which protocol, and what of it a target takes |
-//! | `request`, `client`, `outcome` | bytes, HTTP, what an answer means |
+//! | `request`, `messages`, `client`, `outcome` | bytes, HTTP, what an answer means |
 //! | `orders`, `obeying`, `parcel` | what others may tell it to do |
 //! | `progress`, `catch_up`, `telling` | what others may know of it |
 
@@ -39,6 +39,7 @@ pub mod client;
 mod culprits;
 mod delivery;
 mod lone_exemplars;
+mod messages;
 mod negotiation;
 mod obeying;
 mod orders;
@@ -132,7 +133,10 @@ struct InFlight {
 enum Happened {
     Ended(Result<Ended, tokio::task::JoinError>),
     Told(Letter),
-    Other,
+    /// There is more to be read.
+    Readable,
+    /// It is time.
+    Woke,
 }
 
 /// A target's work.
@@ -257,11 +261,11 @@ impl Target {
                 Some(letter) = self.inbox.recv() => Happened::Told(letter),
                 _ = self.stop.wait_for(Option::is_some) => break,
                 changed = self.readable.changed(), if wants_records => match changed {
-                    Ok(()) => Happened::Other,
+                    Ok(()) => Happened::Readable,
                     // The log outlives its targets; if not, there is nothing more to read.
                     Err(_) => break,
                 },
-                () = tokio::time::sleep_until(wake) => Happened::Other,
+                () = tokio::time::sleep_until(wake) => Happened::Woke,
             };
             match happened {
                 Happened::Ended(ended) => self.ended(ended),
@@ -272,13 +276,25 @@ impl Target {
                     }
                 }
                 Happened::Told(Letter::Parcel { parcel, reply }) => self.parcel = Some((parcel, reply)),
-                Happened::Other => {}
+                Happened::Woke if self.is_idle() => self.rest(),
+                Happened::Woke | Happened::Readable => {}
             }
             while let Some(ended) = self.attempts.try_join_next() {
                 self.ended(ended);
             }
         }
         self.finish().await;
+    }
+
+    /// Whether there is nothing in hand.
+    fn is_idle(&self) -> bool {
+        self.in_flight.is_empty() && self.reading.lanes().all(|lane| self.delivery.is_lane_idle(lane))
+    }
+
+    /// For [`LOOK_INTERVAL`] nothing came: memory that was kept for what comes next is given back.
+    fn rest(&mut self) {
+        self.rewriting.rest();
+        self.requests.rest();
     }
 
     /// New records are of no use to a target that has its hands full: it need not wake up for them.

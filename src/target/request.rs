@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::batch::{Chosen, Contents, Entries, EntryFacts, Samples};
 use super::delivery::{Said, headers_of};
 use super::lone_exemplars::{LoneExemplars, Refusal};
+use super::messages::Messages;
 use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
@@ -79,6 +80,7 @@ pub struct Requests {
     /// What is known for a target of 2.0.
     known_metadata: KnownMetadata,
     lone_exemplars: LoneExemplars,
+    messages: Messages,
     compressor: Compressor,
 }
 
@@ -91,8 +93,14 @@ impl Requests {
             sent_metadata: SentMetadata::default(),
             known_metadata: KnownMetadata::default(),
             lone_exemplars: LoneExemplars::default(),
+            messages: Messages::default(),
             compressor: Compressor::new(),
         }
+    }
+
+    /// There is nothing to be sent for now: memory that was kept for the next request is given back.
+    pub fn rest(&mut self) {
+        self.messages = Messages::default();
     }
 
     /// What the target was told of metadata may not have come there.
@@ -130,11 +138,18 @@ impl Requests {
         if parts.iter().all(|(record, _)| record.is_empty()) {
             return Ok(Built { is_empty: true, ..Built::default() });
         }
-        if protocol == protocol_of(kind) {
-            return Ok(Built { samples, ..as_received(kind, parts, self.hostless(now))? });
-        }
-        let messages = messages(parts)?;
-        self.translated(protocol, &selections(&messages, parts), forwarded, now)
+        // (Both are of the same self.)
+        let mut messages = std::mem::take(&mut self.messages);
+        let built = if protocol == protocol_of(kind) {
+            let built = as_received(kind, parts, self.hostless(now), &mut messages);
+            built.map(|built| Built { samples, ..built })
+        } else {
+            let selections = selections(&mut messages, parts);
+            selections.and_then(|selections| self.translated(protocol, &selections, forwarded, now))
+        };
+        messages.give_back();
+        self.messages = messages;
+        built
     }
 
     /// What becomes of exemplars without a sample of their series in the same request.
@@ -210,7 +225,12 @@ impl Requests {
 ///
 /// # Errors
 /// [`BodyError`].
-pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], hostless: Hostless) -> Result<Built, BodyError> {
+pub fn as_received(
+    kind: Kind,
+    parts: &[(Arc<Outgoing>, Chosen)],
+    hostless: Hostless,
+    messages: &mut Messages,
+) -> Result<Built, BodyError> {
     let protocol = protocol_of(kind);
     let of_body = |body: Bytes| Built { body, ..Built::default() };
     if let [(record, Chosen::All)] = parts {
@@ -224,8 +244,7 @@ pub fn as_received(kind: Kind, parts: &[(Arc<Outgoing>, Chosen)], hostless: Host
         let bodies: Vec<&Bytes> = parts.iter().map(|(record, _)| &record.body).collect();
         return Ok(of_body(snappy::merge(&bodies)?.into()));
     }
-    let messages = messages(parts)?;
-    rebuilt(protocol, &selections(&messages, parts), hostless)
+    rebuilt(protocol, &selections(messages, parts)?, hostless)
 }
 
 fn rebuilt(protocol: Protocol, selections: &[Selection<'_>], hostless: Hostless) -> Result<Built, BodyError> {
@@ -239,12 +258,11 @@ fn rebuilt(protocol: Protocol, selections: &[Selection<'_>], hostless: Hostless)
     })
 }
 
-fn messages(parts: &[(Arc<Outgoing>, Chosen)]) -> Result<Vec<Vec<u8>>, SnappyError> {
-    parts.iter().map(|(record, _)| decompress(record)).collect()
-}
-
-fn selections<'a>(messages: &'a [Vec<u8>], parts: &'a [(Arc<Outgoing>, Chosen)]) -> Vec<Selection<'a>> {
-    let selection = |(message, (_, chosen)): (&'a Vec<u8>, &'a (Arc<Outgoing>, Chosen))| Selection {
+fn selections<'a>(
+    messages: &'a mut Messages,
+    parts: &'a [(Arc<Outgoing>, Chosen)],
+) -> Result<Vec<Selection<'a>>, BodyError> {
+    let selection = |(message, (_, chosen)): (&'a [u8], &'a (Arc<Outgoing>, Chosen))| Selection {
         message,
         entries: match chosen {
             Chosen::All => selection::Chosen::All,
@@ -252,7 +270,8 @@ fn selections<'a>(messages: &'a [Vec<u8>], parts: &'a [(Arc<Outgoing>, Chosen)])
             Chosen::Listed(list, range) => selection::Chosen::Listed(&list[range.clone()]),
         },
     };
-    messages.iter().zip(parts).map(selection).collect()
+    let messages = messages.of(parts.iter().map(|(record, _)| &**record))?;
+    Ok(messages.into_iter().zip(parts).map(selection).collect())
 }
 
 /// The first series of what was refused, for people.

@@ -56,6 +56,11 @@ impl Rewriting {
         Rewriting { relabeler, message: Vec::new(), compressor: Compressor::new() }
     }
 
+    /// There is nothing to be read for now: memory that was kept for the next record is given back.
+    pub fn rest(&mut self) {
+        self.message = Vec::new();
+    }
+
     /// What the target is to be sent of a record.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What a target tells people: lines in the log, its state, and what was refused.
 
 use super::delivery::{Event, Refused, Said, Trouble};
+use super::messages::Messages;
 use super::negotiation::protocol_of;
 use super::outcome::{Outcome, Reason};
 use super::progress::Details;
@@ -125,7 +126,12 @@ impl Target {
                     "the target refused samples for good"
                 );
             }
-            let body = match request::as_received(refused.kind, &refused.parts, Hostless::Kept) {
+            let body = match request::as_received(
+                refused.kind,
+                &refused.parts,
+                Hostless::Kept,
+                &mut Messages::default(),
+            ) {
                 Ok(built) => built.body,
                 // It was put together once already, to be sent.
                 Err(error) => {
