@@ -78,6 +78,39 @@ async fn fresh_data_comes_first_and_the_backlog_beside_it_each_in_order() {
     assert_eq!((ledger.accepted, ledger.delivered()), (OLD + FRESH, OLD + FRESH));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn fresh_data_does_not_wait_for_a_backlog_that_rules_keep_back() {
+    let sink = Sink::start().await;
+    sink.stop().await;
+    let rule = "write_relabel_configs = [{ source_labels = [\"__name__\"], regex = \"up\", action = \"drop\" }]";
+    let lines = ["order = \"fresh_first\"", "max_samples_per_send = 1", rule];
+    let relay = config(&sink, &lines).start().await;
+    // More than it reads while the target is away; and behind them what nobody gets.
+    send(&relay, 0..100).await;
+    let kept_back = (0..200).fold(Request::new(), |request, number| {
+        request.series(&[("__name__", "up"), ("instance", &number.to_string())], &[(now_ms(), 1.0)])
+    });
+    let (post, http) = (kept_back.post(Protocol::V1), client());
+    for _ in 0..5000 {
+        assert_eq!(post.send(&http, &relay.write_url()).await.unwrap().status(), 204);
+    }
+    // The lanes part when the lag passes a minute.
+    let parted = async || relay.log().contains("new data is sent beside the backlog").then_some(());
+    eventually("the lanes part", Duration::from_secs(90), parted).await;
+    sink.start_again().await;
+    let begun = async || (relay.ledger("a").await.settled["filtered"] > 0).then_some(());
+    eventually("what nobody gets is read", SOON, begun).await;
+    send(&relay, 100..101).await;
+    eventually("fresh data comes", SOON, async || stored(&sink).contains(&100).then_some(())).await;
+    // A debug build reads these in three seconds.
+    let filtered = relay.ledger("a").await.settled["filtered"];
+    assert!(filtered < 1_000_000, "fresh data came when all of the backlog was read");
+    println!("after {filtered} of a million");
+    relay.drained(SOON).await;
+    let ledger = relay.ledger("a").await;
+    assert_eq!((ledger.delivered(), ledger.settled["filtered"]), (101, 1_000_000), "{ledger:?}");
+}
+
 fn now_ms() -> i64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis().try_into().unwrap()
 }

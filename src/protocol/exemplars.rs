@@ -85,6 +85,21 @@ pub(super) fn lone_in_2(mut series: Fields<'_>) -> Result<u64, Malformed> {
     Ok(exemplars)
 }
 
+/// How many exemplars of a 2.0 request are in entries that have nothing else.
+///
+/// # Errors
+/// The message is no request.
+pub fn count_lone(message: &[u8]) -> Result<u64, Malformed> {
+    let mut fields = Fields::new(message);
+    let mut exemplars = 0;
+    while let Some((number, value)) = fields.next_field()? {
+        if let (5, Value::Bytes(series)) = (number, value) {
+            exemplars += lone_in_2(series)?;
+        }
+    }
+    Ok(exemplars)
+}
+
 /// Puts the exemplars of `lone` entries, which are in order, into the entries of a 2.0 request. Of that, `written` are all fields but
 /// the table of symbols: each entry with its labels first and packed.
 pub(super) fn attach(

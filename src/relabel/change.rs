@@ -4,12 +4,6 @@ use std::ops::Range;
 
 use super::Label;
 
-fn keep<'a>(range: Range<usize>, each: &mut impl FnMut(Merged<'a>)) {
-    if !range.is_empty() {
-        each(Merged::Kept(range));
-    }
-}
-
 /// Labels that are written and labels that are taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Change {
@@ -24,7 +18,7 @@ pub struct Change {
 pub enum Merged<'a> {
     /// Those of the series with these numbers, as they were. There are some.
     Kept(Range<usize>),
-    /// This one.
+    /// This label.
     Set(&'a [u8], &'a [u8]),
 }
 
@@ -92,6 +86,12 @@ impl Change {
     /// Bytes on the heap.
     pub(super) fn heap_bytes(&self) -> usize {
         self.bytes.len() + size_of_val(&*self.ends)
+    }
+}
+
+fn keep<'a>(range: Range<usize>, each: &mut impl FnMut(Merged<'a>)) {
+    if !range.is_empty() {
+        each(Merged::Kept(range));
     }
 }
 

@@ -9,9 +9,9 @@
 //!
 //! Prometheus sends them so, a sample in one request and its exemplar perhaps in the next, and most receivers take them. Since 3.8
 //! Prometheus keeps the rest of such a request and answers 400. So they stay where no sample of their series is at hand, and a record goes as it was
-//! stored, until a target refuses that: then exemplars go with a sample of their series in every request, and those without one are left out and counted.
-//! What was refused as a whole for their sake is sent again without. (The text of an answer decides here, against `V2-30`, and about nothing else: a
-//! 400 has many reasons, and this one is not the data's.)
+//! stored, until a target refuses that: then exemplars go with a sample of their series in every request, and those without one are left out. They are
+//! counted, and so are those of the request that showed it. What was refused as a whole for their sake is sent again without. (The text of an answer
+//! decides here, against `V2-30`, and about nothing else: a 400 has many reasons, and this one is not the data's.)
 
 use std::time::{Duration, Instant};
 

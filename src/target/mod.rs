@@ -20,7 +20,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `reading` | cursors: what comes next |
+//! | `intake`, `reading` | what comes next: a stretch of each lane, cursors |
 //! | `rewriting`, `outgoing` | what the target's rules leave of it |
 //! | `queue`, `batch`, `window` | which records make a request, what is left of it, what must wait for what |
 //! | `pace`, `speed`, `backoff` | how fast, how long |
@@ -38,6 +38,7 @@ mod catch_up;
 pub mod client;
 mod culprits;
 mod delivery;
+mod intake;
 mod lone_exemplars;
 mod messages;
 mod negotiation;
@@ -60,10 +61,10 @@ mod telling;
 mod window;
 
 use std::collections::HashMap;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
@@ -73,6 +74,7 @@ pub use backoff::{Backoff, InvalidBackoff};
 pub use catch_up::{CatchUp, Outlook};
 use client::{Answered, Client, Connections, Request, Unanswered};
 use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Said};
+use intake::Unreadable;
 use lone_exemplars::Refusal;
 pub use negotiation::ProtocolRule;
 pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
@@ -80,9 +82,9 @@ use orders::{Inbox, Letter};
 use outcome::{Outcome, Sent};
 use parcel::PARCEL;
 pub use progress::{Details, Progress, Snapshot};
-use reading::{PART_AT_LAG_MS, Read, Reading};
+use reading::Reading;
 use request::{Built, Requests, Stored};
-use rewriting::{NotRewritten, Rewriting};
+use rewriting::Rewriting;
 pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
 pub use state::Phase;
@@ -92,26 +94,18 @@ use crate::clock::now_ms;
 use crate::dead_letter::Ring;
 use crate::metrics::{TargetMetrics, UNTRANSLATED};
 use crate::protocol::translate::Taught;
-use crate::savepoint::{Learned, Outcomes, Range};
-use crate::wal::{Log, Mark, Place, Readable};
+use crate::savepoint::{Learned, Outcomes};
+use crate::wal::{Log, Mark, Readable};
 use batch::Completed;
 
 /// Tells targets to stop: `None` while they run, then until when requests in flight may take.
 pub type Stop = watch::Receiver<Option<Instant>>;
 
-/// How long a part of the log that the disk does not give is tried again before it is taken for damaged: a path to a disk that
-/// fails over takes seconds, somebody who plugs a cable in takes minutes.
-const UNREADABLE_PATIENCE: Duration = Duration::from_secs(600);
-const UNREADABLE_INTERVAL: Duration = Duration::from_secs(1);
 /// A lull in everything is looked at so often: what is lost otherwise would be noticed late.
 const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 /// With so many records that are settled and for which the savepoint has no room (more holes before them than it has ranges), nothing more is read
 /// until what lies before them is settled.
 pub(crate) const UNBOOKED_MAX: usize = 4096;
-
-/// So many bytes, decompressed, are read and relabeled at a stretch, and what is left of the last record: in between answers, orders and the end
-/// are heard. (Of what rules keep back millions of samples fit into a batch.)
-const STRETCH_BYTES: u64 = 1 << 20;
 
 /// An attempt, its bytes and its time-out, and what came of it.
 type Ended = (AttemptId, u64, Duration, Result<Answered, Unanswered>);
@@ -123,7 +117,8 @@ struct InFlight {
     /// What is not in it, as metrics count it.
     untranslated: [u64; UNTRANSLATED.len()],
     has_metadata: bool,
-    has_lone_exemplars: bool,
+    /// As it was sent, if exemplars in it are in series of their own.
+    with_lone_exemplars: Option<Bytes>,
     /// What counts once it is taken.
     taught: Taught,
     handle: AbortHandle,
@@ -162,8 +157,10 @@ pub struct Target {
     log: Log,
     inbox: Inbox,
     orders: Orders,
-    /// Since when the disk does not give what is next, and when it is asked again.
-    unreadable: Option<(Instant, Instant)>,
+    /// Of each lane: since when the disk does not give what is next, and when it is asked again.
+    unreadable: [Option<Unreadable>; 2],
+    /// When something was last read or put together.
+    worked_at: Instant,
     /// What the target said when it last failed.
     reason: Option<String>,
     /// What it said when it last refused something.
@@ -216,7 +213,8 @@ impl Target {
             metrics,
             dead_letters,
             stop,
-            unreadable: None,
+            unreadable: [None; 2],
+            worked_at: Instant::now(),
             reason: None,
             refusal: String::new(),
             parcel: None,
@@ -265,7 +263,7 @@ impl Target {
                     // The log outlives its targets; if not, there is nothing more to read.
                     Err(_) => break,
                 },
-                () = tokio::time::sleep_until(wake) => Happened::Woke,
+                () = until(wake) => Happened::Woke,
             };
             match happened {
                 Happened::Ended(ended) => self.ended(ended),
@@ -276,8 +274,8 @@ impl Target {
                     }
                 }
                 Happened::Told(Letter::Parcel { parcel, reply }) => self.parcel = Some((parcel, reply)),
-                Happened::Woke if self.is_idle() => self.rest(),
-                Happened::Woke | Happened::Readable => {}
+                Happened::Woke => self.rest(),
+                Happened::Readable => {}
             }
             while let Some(ended) = self.attempts.try_join_next() {
                 self.ended(ended);
@@ -286,141 +284,12 @@ impl Target {
         self.finish().await;
     }
 
-    /// Whether there is nothing in hand.
-    fn is_idle(&self) -> bool {
-        self.in_flight.is_empty() && self.reading.lanes().all(|lane| self.delivery.is_lane_idle(lane))
-    }
-
-    /// For [`LOOK_INTERVAL`] nothing came: memory that was kept for what comes next is given back.
+    /// Memory that was kept for what comes next is given back, if nothing came for [`LOOK_INTERVAL`].
     fn rest(&mut self) {
-        self.rewriting.rest();
-        self.requests.rest();
-    }
-
-    /// New records are of no use to a target that has its hands full: it need not wake up for them.
-    fn waits_for_records(&self) -> bool {
-        let now = std::time::Instant::now();
-        self.unreadable.is_none()
-            && self.completed.len() < UNBOOKED_MAX
-            && self.reading.lanes().any(|lane| self.delivery.has_room(lane, now))
-    }
-
-    /// Reads as much as is wanted, or a stretch of it. When to go on, or to try again if the disk does not give it.
-    fn read(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        self.delivery.reads_on(None);
-        if let Some((_, next)) = self.unreadable
-            && now < next
-        {
-            return Some(next);
+        if self.worked_at.elapsed() >= LOOK_INTERVAL {
+            self.rewriting.rest();
+            self.requests.rest();
         }
-        self.part_or_join();
-        if self.completed.len() >= UNBOOKED_MAX {
-            return None;
-        }
-        let savepoint = self.progress.savepoint();
-        let mut read = 0;
-        for lane in self.reading.lanes() {
-            while self.delivery.has_room(lane, now.into_std()) {
-                if read >= STRETCH_BYTES {
-                    self.delivery.reads_on(Some(lane));
-                    return Some(now);
-                }
-                match self.reading.next(lane, &savepoint) {
-                    Read::Record(record) => {
-                        self.unreadable = None;
-                        read += u64::from(record.header.decoded_len);
-                        match self.rewriting.outgoing(record) {
-                            Ok(outgoing) => self.delivery.read(lane, Arc::new(outgoing)),
-                            Err(failed) => self.cannot_rewrite(&failed),
-                        }
-                    }
-                    Read::Gap { parts, place, reason } => self.lost(parts, place, &reason),
-                    Read::Unreadable(error) => return self.cannot_read(lane, &error, now),
-                    Read::End => {
-                        self.unreadable = None;
-                        break;
-                    }
-                }
-            }
-        }
-        None
-    }
-
-    /// With `fresh_first`: two lanes while it is behind, one otherwise.
-    fn part_or_join(&mut self) {
-        let SendOrder::FreshFirst { .. } = self.settings.send_order else { return };
-        match self.reading.backlog() {
-            Some(backlog) => {
-                if self.delivery.is_lane_idle(backlog) && self.reading.join() {
-                    tracing::info!(target = self.settings.name, "the backlog is gone: data is sent in its order again");
-                }
-            }
-            None => {
-                let oldest = self.delivery.oldest_received_ms();
-                if oldest.is_some_and(|received_ms| now_ms().saturating_sub(received_ms) > PART_AT_LAG_MS) {
-                    self.reading.part();
-                    if let Some(backlog) = self.reading.backlog() {
-                        self.delivery.backlog_is(backlog);
-                        tracing::info!(
-                            target = self.settings.name,
-                            "the target is behind: new data is sent beside the backlog"
-                        );
-                    }
-                }
-            }
-        }
-    }
-
-    fn lost(&mut self, parts: Vec<Range>, place: Place, reason: &str) {
-        self.unreadable = None;
-        // Positions that were skipped and never held a sample are no loss.
-        let samples: u64 = parts.iter().map(|part| part.samples()).sum();
-        if samples > 0 {
-            tracing::error!(target = self.settings.name, samples, %reason, "part of the log is lost for this target");
-        }
-        self.completed.extend(parts.into_iter().map(|part| Completed {
-            from: part.from,
-            to: part.to,
-            next: place,
-            outcomes: Outcomes::lost(part.samples()),
-        }));
-    }
-
-    /// A record that was stored as valid is not. It is lost for this target: as it is, what the rules keep back may be in it.
-    fn cannot_rewrite(&mut self, failed: &NotRewritten) {
-        let NotRewritten { record, error } = failed;
-        let samples = record.header.counts.ledger_samples();
-        let position = record.header.position.0;
-        tracing::error!(target = self.settings.name, position, samples, %error, "a record cannot be relabeled and is lost for this target");
-        self.completed.push(Completed {
-            from: Mark { position: record.header.position.previous(), total: record.header.total_before() },
-            to: record.mark(),
-            next: record.next,
-            outcomes: Outcomes::lost(samples),
-        });
-    }
-
-    /// The disk does not give the next record. Nothing is lost by that: it is read again, for [`UNREADABLE_PATIENCE`], and taken for
-    /// damage only then.
-    fn cannot_read(&mut self, lane: delivery::Lane, error: &io::Error, now: Instant) -> Option<Instant> {
-        let since = match self.unreadable {
-            Some((since, _)) => since,
-            None => {
-                tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
-                now
-            }
-        };
-        self.progress.enter(Phase::BackingOff, Some(format!("the log cannot be read: {error}")), now_ms());
-        if now - since >= UNREADABLE_PATIENCE {
-            tracing::error!(target = self.settings.name, %error, "the log still cannot be read; it is taken for damaged there");
-            self.reading.give_up_unreadable(lane);
-            self.unreadable = None;
-            return Some(now);
-        }
-        let next = now + UNREADABLE_INTERVAL;
-        self.unreadable = Some((since, next));
-        Some(next)
     }
 
     /// Reads, and makes the requests that may be made now: they are in the savepoint before they leave. When to look again.
@@ -476,6 +345,7 @@ impl Target {
             self.progress.reserve(record.header.position);
         }
         let now = std::time::Instant::now();
+        self.worked_at = now.into();
         let built = match self.requests.build(kind, protocol, &forwarded, &parts, samples, now) {
             Ok(built) if built.is_empty => {
                 self.delivery.leaves_out(id, built.left_out);
@@ -513,13 +383,14 @@ impl Target {
         let sent =
             Sent { protocol, samples: samples.floats, histograms: samples.histograms, is_confirmed, is_question };
         let bytes = body.len() as u64;
+        let with_lone_exemplars = has_lone_exemplars.then(|| body.clone());
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
         let client = self.client.clone();
         let handle = self.attempts.spawn(async move {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (id, bytes, timeout, answer)
         });
-        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle });
+        self.in_flight.insert(id, InFlight { sent, untranslated, has_metadata, with_lone_exemplars, taught, handle });
     }
 
     /// What an attempt came to.
@@ -531,10 +402,12 @@ impl Target {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let Some(in_flight) = self.in_flight.remove(&id) else { return };
-        let InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle: _ } = in_flight;
+        let InFlight { sent, mut untranslated, has_metadata, with_lone_exemplars, taught, handle: _ } = in_flight;
         let (mut outcome, said) = self.judge(sent, bytes, timeout, answer);
-        if has_lone_exemplars {
-            outcome = self.judge_lone_exemplars(outcome, &said);
+        if let Some(body) = with_lone_exemplars {
+            let left_out;
+            (outcome, left_out) = self.judge_lone_exemplars(outcome, &said, &body);
+            untranslated[0] += left_out;
         }
         if matches!(outcome, Outcome::Accepted { .. }) {
             self.metrics.untranslated(untranslated);
@@ -581,10 +454,11 @@ impl Target {
         }
     }
 
-    /// The same of a request with exemplars in series of their own: if it was refused as a whole for their sake, it is built again without.
-    fn judge_lone_exemplars(&mut self, outcome: Outcome, said: &Said) -> Outcome {
+    /// The same of a request with exemplars in series of their own: if it was refused as a whole for their sake, it is built again without. And how many
+    /// of them the target has left out.
+    fn judge_lone_exemplars(&mut self, outcome: Outcome, said: &Said, body: &Bytes) -> (Outcome, u64) {
         match self.requests.answered(said, std::time::Instant::now()) {
-            Refusal::None => return outcome,
+            Refusal::None => return (outcome, 0),
             Refusal::News => tracing::info!(
                 target = self.settings.name,
                 answer = said_text(said),
@@ -593,8 +467,11 @@ impl Target {
             Refusal::Known => {}
         }
         match outcome {
-            Outcome::Accepted { .. } => outcome,
-            _ => Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived: false, timed_out: false },
+            Outcome::Accepted { .. } => (outcome, request::lone_exemplars(body)),
+            _ => (
+                Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived: false, timed_out: false },
+                0,
+            ),
         }
     }
 
@@ -609,7 +486,8 @@ impl Target {
         self.progress.book(&mut self.completed, self.delivery.cuts(), learned);
         match self.delivery.oldest_received_ms() {
             Some(received_ms) => self.progress.owes(received_ms),
-            None => self.progress.owes_nothing(),
+            None if self.delivery.is_idle() => self.progress.owes_nothing(),
+            None => {}
         }
     }
 
@@ -666,6 +544,13 @@ impl Target {
     }
 }
 
+/// A timer would sleep for a millisecond at least, also when it is time already.
+async fn until(moment: Instant) {
+    if moment > Instant::now() {
+        tokio::time::sleep_until(moment).await;
+    }
+}
+
 /// What a former life left behind.
 fn resume(progress: &Progress, identity: u64) -> Resume {
     let savepoint = progress.savepoint();
@@ -694,7 +579,7 @@ fn drop_from(completed: &mut Vec<Completed>, to: Mark) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::Position;
+    use crate::wal::{Place, Position};
 
     fn done(from: u64, to: u64, outcomes: Outcomes) -> Completed {
         let mark = |number| Mark { position: Position(number), total: 10 * number };

@@ -11,7 +11,7 @@ impl Target {
     /// Does what it is told.
     pub(super) fn obey(&mut self, order: Order) -> io::Result<Moved> {
         let now = Instant::now();
-        self.unreadable = None;
+        self.unreadable = [None; 2];
         self.book();
         match order {
             Order::Pause(is_paused) => {

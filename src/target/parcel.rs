@@ -54,12 +54,13 @@ impl Target {
         let sent = Sent { protocol, samples: floats, histograms, is_confirmed, is_question: false };
         let (client, bytes, forwarded) = (self.client.clone(), body.len() as u64, forwarded.clone());
         let timeout = self.speed.timeout(self.settings.remote_timeout, bytes);
+        let with_lone_exemplars = has_lone_exemplars.then(|| body.clone());
         let handle = self.attempts.spawn(async move {
             let answer = client.send(Request { body, protocol, forwarded: &forwarded, timeout }).await;
             (PARCEL, bytes, timeout, answer)
         });
         self.parcel_left_out = (whole.all(), left_out);
-        let in_flight = InFlight { sent, untranslated, has_metadata, has_lone_exemplars, taught, handle };
+        let in_flight = InFlight { sent, untranslated, has_metadata, with_lone_exemplars, taught, handle };
         self.in_flight.insert(PARCEL, in_flight);
     }
 

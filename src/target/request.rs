@@ -21,7 +21,7 @@ use super::messages::Messages;
 use super::negotiation::{other_than, protocol_of};
 use super::outgoing::Outgoing;
 use crate::metrics::UNTRANSLATED;
-use crate::protocol::exemplars::Hostless;
+use crate::protocol::exemplars::{self, Hostless};
 use crate::protocol::rebuild::rebuild;
 use crate::protocol::selection::{self, Selection};
 use crate::protocol::snappy::{self, Compressor, SnappyError};
@@ -272,6 +272,13 @@ fn selections<'a>(
     };
     let messages = messages.of(parts.iter().map(|(record, _)| &**record))?;
     Ok(messages.into_iter().zip(parts).map(selection).collect())
+}
+
+/// How many exemplars of a request of 2.0, as it was sent, are in series of their own.
+#[must_use]
+pub fn lone_exemplars(body: &Bytes) -> u64 {
+    let message = snappy::decompress(body, u32::MAX).unwrap_or_default();
+    exemplars::count_lone(&message).unwrap_or_default()
 }
 
 /// The first series of what was refused, for people.

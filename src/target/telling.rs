@@ -34,12 +34,12 @@ impl Target {
                     "the target is suspect: it refuses all data, and empty requests too; the data is kept, and it is asked slowly \
                      (`promrelay target accept-refusals` gives up what it refuses)"
                 ),
-                Event::Isolated { first, last } => tracing::error!(
+                Event::Isolated { first, last } => tracing::warn!(
                     target = name,
                     first = first.0,
                     last = last.0,
                     answer,
-                    "a request fails again and again while the target takes others: it is tried beside them"
+                    "a request failed again and again, and the target takes others: it is tried beside them"
                 ),
                 Event::NotTaken(why) => tracing::info!(
                     target = name,
@@ -61,7 +61,7 @@ impl Target {
 
     /// Tells the state.
     pub(super) fn show(&mut self) {
-        if self.unreadable.is_some() {
+        if self.unreadable.iter().any(Option::is_some) {
             return;
         }
         let suspicion = self.delivery.suspicion();

@@ -18,7 +18,7 @@ use super::super::queue::{Limits, RECORDS_MAX};
 use super::super::window::BatchId;
 use super::active::{Active, keyed, parts_of};
 use super::senders::Senders;
-use super::{Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, Next, What};
+use super::{Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, LaneState, Next, What};
 use crate::protocol::Protocol;
 use crate::savepoint::{Cuts, Outcomes};
 
@@ -319,10 +319,10 @@ impl Delivery {
     /// Cuts the next batch of a lane, if it may start now, or if it has to wait for others and does not grow any more.
     fn cut(&mut self, lane: Lane, question_about: Option<BatchId>, now: Instant, contents: &dyn Contents) -> Cutting {
         let limits = self.limits(now);
-        let queue = &self.lanes[lane as usize].queue;
+        let LaneState { queue, reads_on, .. } = &self.lanes[lane as usize];
         let senders = &self.senders;
         let plan = queue.plan(limits, |record| senders.is_hopeless((lane, record.meta.sender)));
-        if plan.records == 0 || (self.reads_on == Some(lane) && !queue.is_void()) {
+        if plan.records == 0 || (*reads_on && !queue.is_void()) {
             return Cutting::Nothing;
         }
         match self.pace.may_start(now) {

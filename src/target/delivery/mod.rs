@@ -103,6 +103,8 @@ struct Flight {
 #[derive(Debug, Default)]
 struct LaneState {
     queue: Queue,
+    /// More is there and wanted than was read yet.
+    reads_on: bool,
     window: Window,
     /// The oldest record in the queue has to wait for one of these, and what goes with it may still grow.
     waits_for: BTreeSet<BatchId>,
@@ -116,8 +118,6 @@ pub struct Delivery {
     rules: Rules,
     pace: Pace,
     lanes: [LaneState; 2],
-    /// The lane that is being read.
-    reads_on: Option<Lane>,
     /// The lane that holds the backlog, while there are two.
     backlog: Lane,
     batches: BTreeMap<BatchId, Active>,
@@ -168,7 +168,6 @@ impl Delivery {
             rules,
             pace: Pace::new(pace, now),
             lanes,
-            reads_on: None,
             backlog: Lane::One,
             batches: BTreeMap::new(),
             flights: HashMap::new(),
@@ -209,9 +208,9 @@ impl Delivery {
         self.lanes[lane as usize].queue.push(record);
     }
 
-    /// The lane of which more is there and wanted than was read yet: nothing new is cut of it, but what needs no request.
-    pub fn reads_on(&mut self, lane: Option<Lane>) {
-        self.reads_on = lane;
+    /// Whether more is there and wanted of a lane than was read yet: nothing new is cut of it then, but what needs no request.
+    pub fn reads_on(&mut self, lane: Lane, reads_on: bool) {
+        self.lanes[lane as usize].reads_on = reads_on;
     }
 
     /// How new the newest sample is that came in, in ms since 1970: what is much older is a backlog.
@@ -261,6 +260,10 @@ impl Delivery {
     pub fn unsent(&mut self, id: AttemptId, contents: &dyn Contents, now: Instant) {
         let Some(flight) = self.flights.remove(&id) else { return };
         self.pace.abandon(now, flight.ticket);
+        if self.trouble.is_some() {
+            // It was no attempt: whoever's turn it is to be asked has it still.
+            self.trouble_attempts = self.trouble_attempts.saturating_sub(1);
+        }
         let What::Piece { batch, .. } = flight.what else { return };
         let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
         active.flight = None;
@@ -320,10 +323,10 @@ impl Delivery {
         self.flights.len()
     }
 
-    /// Nothing was read that is not told.
+    /// Nothing was read that is not told, and nothing more is there.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.batches.is_empty() && self.lanes.iter().all(|lane| lane.queue.is_empty())
+        self.batches.is_empty() && self.lanes.iter().all(|lane| lane.queue.is_empty() && !lane.reads_on)
     }
 
     /// The oldest record that is not told, when it was received.

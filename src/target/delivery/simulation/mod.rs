@@ -214,10 +214,11 @@ impl World {
     fn read(&mut self) -> bool {
         let elapsed = self.elapsed();
         let stretch = if self.seed.is_multiple_of(2) { u64::MAX } else { 1 + self.seed % 7 };
-        let mut read = 0;
-        self.delivery.reads_on(None);
+        let mut reads_on = false;
         let lanes: &[Lane] = if self.lane_end.is_some() { &[Lane::One, Lane::Two] } else { &[Lane::One] };
         for lane in lanes {
+            let mut read = 0;
+            self.delivery.reads_on(*lane, false);
             while self.delivery.has_room(*lane, self.now) && self.completed.len() < UNBOOKED_MAX {
                 let next = self.read[*lane as usize] + 1;
                 let is_behind = self.lane_end.is_some_and(|end| *lane == Lane::One && next > end);
@@ -225,8 +226,9 @@ impl World {
                     break;
                 }
                 if read == stretch {
-                    self.delivery.reads_on(Some(*lane));
-                    return true;
+                    self.delivery.reads_on(*lane, true);
+                    reads_on = true;
+                    break;
                 }
                 read += 1;
                 self.read[*lane as usize] = next;
@@ -237,7 +239,7 @@ impl World {
                 self.delivery.read(*lane, self.log.records[next as usize - 1].clone());
             }
         }
-        false
+        reads_on
     }
 
     /// As `Progress::book`.
