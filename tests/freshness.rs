@@ -84,7 +84,7 @@ async fn fresh_data_does_not_wait_for_a_backlog_that_rules_keep_back() {
     sink.stop().await;
     let rule = "write_relabel_configs = [{ source_labels = [\"__name__\"], regex = \"up\", action = \"drop\" }]";
     let lines = ["order = \"fresh_first\"", "max_samples_per_send = 1", rule];
-    let relay = config(&sink, &lines).start().await;
+    let mut relay = config(&sink, &lines).start().await;
     // More than it reads while the target is away; and behind them what nobody gets.
     send(&relay, 0..100).await;
     let kept_back = (0..200).fold(Request::new(), |request, number| {
@@ -98,17 +98,30 @@ async fn fresh_data_does_not_wait_for_a_backlog_that_rules_keep_back() {
     let parted = async || relay.log().contains("new data is sent beside the backlog").then_some(());
     eventually("the lanes part", Duration::from_secs(90), parted).await;
     sink.start_again().await;
-    let begun = async || (relay.ledger("a").await.settled["filtered"] > 0).then_some(());
-    eventually("what nobody gets is read", SOON, begun).await;
-    send(&relay, 100..101).await;
-    eventually("fresh data comes", SOON, async || stored(&sink).contains(&100).then_some(())).await;
-    // A debug build reads these in three seconds.
-    let filtered = relay.ledger("a").await.settled["filtered"];
-    assert!(filtered < 1_000_000, "fresh data came when all of the backlog was read");
-    println!("after {filtered} of a million");
+    comes_beside(&relay, "a", &sink).await;
     relay.drained(SOON).await;
     let ledger = relay.ledger("a").await;
     assert_eq!((ledger.delivered(), ledger.settled["filtered"]), (101, 1_000_000), "{ledger:?}");
+    // Another one begins there, gets nothing of all that, and has nothing in hand when it begins.
+    let fresh = Sink::start().await;
+    let lines = ["start_from = \"oldest\"", "order = \"fresh_first\"", &rule.replace("up", "up|numbered")];
+    relay.config = relay.config.clone().target("b", &fresh.url(), &lines);
+    relay.restart().await;
+    comes_beside(&relay, "b", &fresh).await;
+}
+
+/// While what nobody gets of the backlog is read, a record of now is sent and arrives.
+async fn comes_beside(relay: &Relay, name: &str, sink: &Sink) {
+    let filtered = async || relay.ledger(name).await.settled["filtered"];
+    let begun = async || (filtered().await > 0).then_some(());
+    eventually("what nobody gets is read", SOON, begun).await;
+    let series = format!("fresh_{name}");
+    send_aged(relay, &series, &[0]).await;
+    eventually("fresh data comes", SOON, async || (!sink.samples(&series).is_empty()).then_some(())).await;
+    // A debug build reads these in three seconds.
+    let filtered = filtered().await;
+    assert!(filtered < 1_000_000, "fresh data came when all of the backlog was read");
+    println!("after {filtered} of a million");
 }
 
 fn now_ms() -> i64 {

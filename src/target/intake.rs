@@ -6,8 +6,9 @@
 //!                                 '--> the disk does not give it: tried again for ten minutes, then taken for a gap
 //! ```
 //!
-//! Of what rules keep back millions of samples fit into a batch. Between two stretches answers, orders and the end are heard, the other
-//! lane has its stretch, and what is settled is booked.
+//! Rules may keep back all of a backlog, and then a batch has room for millions of samples. So it is read in stretches: between two of them answers, orders
+//! and the end are heard, the other lane has its stretch, and what needs no request is booked. Nothing is cut of a lane meanwhile. A record that
+//! cannot be read by its rules is lost, as a gap is.
 
 use std::io;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::batch::Completed;
-use super::delivery::Lane;
+use super::delivery::{Lane, Reach};
 use super::reading::{PART_AT_LAG_MS, Read};
 use super::rewriting::NotRewritten;
 use super::{Phase, SendOrder, Target, UNBOOKED_MAX};
@@ -50,28 +51,31 @@ impl Target {
     pub(super) fn read(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.part_or_join();
-        // Of all lanes: one that has ended is not read any more.
-        [Lane::One, Lane::Two].into_iter().for_each(|lane| self.delivery.reads_on(lane, false));
+        // Of all lanes: one that is not there has nothing more.
+        [Lane::One, Lane::Two].into_iter().for_each(|lane| self.delivery.was_read(lane, Reach::End));
         let savepoint = self.progress.savepoint();
         let lanes: Vec<Lane> = self.reading.lanes().collect();
-        let next = lanes.into_iter().filter_map(|lane| self.read_lane(lane, now, &savepoint));
+        let next = lanes.into_iter().filter_map(|lane| {
+            let (reach, next) = self.read_lane(lane, now, &savepoint);
+            self.delivery.was_read(lane, reach);
+            next
+        });
         next.min()
     }
 
-    fn read_lane(&mut self, lane: Lane, now: Instant, savepoint: &Savepoint) -> Option<Instant> {
+    fn read_lane(&mut self, lane: Lane, now: Instant, savepoint: &Savepoint) -> (Reach, Option<Instant>) {
         if self.completed.len() >= UNBOOKED_MAX {
-            return None;
+            return (Reach::Enough, None);
         }
         if let Some(unreadable) = self.unreadable[lane as usize]
             && now < unreadable.next_try
         {
-            return Some(unreadable.next_try);
+            return (Reach::Enough, Some(unreadable.next_try));
         }
         let mut read = 0;
         while self.delivery.has_room(lane, now.into_std()) {
             if read >= STRETCH_BYTES {
-                self.delivery.reads_on(lane, true);
-                return Some(now);
+                return (Reach::Stretch, Some(now));
             }
             let next = self.reading.next(lane, savepoint);
             if !matches!(next, Read::Unreadable(_)) {
@@ -80,6 +84,7 @@ impl Target {
             match next {
                 Read::Record(record) => {
                     self.worked_at = now;
+                    self.read_ms[lane as usize] = record.header.received_ms;
                     read += u64::from(record.header.decoded_len);
                     match self.rewriting.outgoing(record) {
                         Ok(outgoing) => self.delivery.read(lane, Arc::new(outgoing)),
@@ -87,11 +92,20 @@ impl Target {
                     }
                 }
                 Read::Gap { parts, place, reason } => self.lost(parts, place, &reason),
-                Read::Unreadable(error) => return self.cannot_read(lane, &error, now),
-                Read::End => break,
+                Read::Unreadable(error) => return (Reach::Enough, self.cannot_read(lane, &error, now)),
+                Read::End => return (Reach::End, None),
             }
         }
-        None
+        (Reach::Enough, None)
+    }
+
+    /// The oldest record that is not settled, when it was received: one in hand, or, if there is none, the last that was read where more is there.
+    pub(super) fn oldest_received_ms(&self) -> Option<i64> {
+        let in_hand = self.delivery.oldest_received_ms();
+        in_hand.or_else(|| {
+            let lanes = self.reading.lanes().filter(|lane| self.delivery.reach(*lane) != Reach::End);
+            lanes.map(|lane| self.read_ms[lane as usize]).min()
+        })
     }
 
     /// With `fresh_first`: two lanes while it is behind, one otherwise.
@@ -104,7 +118,7 @@ impl Target {
                 }
             }
             None => {
-                let oldest = self.delivery.oldest_received_ms();
+                let oldest = self.oldest_received_ms();
                 if oldest.is_some_and(|received_ms| now_ms().saturating_sub(received_ms) > PART_AT_LAG_MS) {
                     self.reading.part();
                     if let Some(backlog) = self.reading.backlog() {
@@ -154,7 +168,9 @@ impl Target {
             tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
             now
         });
-        self.progress.enter(Phase::BackingOff, Some(format!("the log cannot be read: {error}")), now_ms());
+        if !self.delivery.is_paused() {
+            self.progress.enter(Phase::BackingOff, Some(format!("the log cannot be read: {error}")), now_ms());
+        }
         if now - since >= UNREADABLE_PATIENCE {
             tracing::error!(target = self.settings.name, %error, "the log still cannot be read; it is taken for damaged there");
             self.reading.give_up_unreadable(lane);

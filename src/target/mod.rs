@@ -159,6 +159,8 @@ pub struct Target {
     orders: Orders,
     /// Of each lane: since when the disk does not give what is next, and when it is asked again.
     unreadable: [Option<Unreadable>; 2],
+    /// Of each lane: when what was read last was received, ms since 1970.
+    read_ms: [i64; 2],
     /// When something was last read or put together.
     worked_at: Instant,
     /// What the target said when it last failed.
@@ -214,6 +216,7 @@ impl Target {
             dead_letters,
             stop,
             unreadable: [None; 2],
+            read_ms: [now_ms(); 2],
             worked_at: Instant::now(),
             reason: None,
             refusal: String::new(),
@@ -406,7 +409,7 @@ impl Target {
         let (mut outcome, said) = self.judge(sent, bytes, timeout, answer);
         if let Some(body) = with_lone_exemplars {
             let left_out;
-            (outcome, left_out) = self.judge_lone_exemplars(outcome, &said, &body);
+            (outcome, left_out) = self.judge_lone_exemplars(sent, outcome, &said, &body);
             untranslated[0] += left_out;
         }
         if matches!(outcome, Outcome::Accepted { .. }) {
@@ -456,7 +459,7 @@ impl Target {
 
     /// The same of a request with exemplars in series of their own: if it was refused as a whole for their sake, it is built again without. And how many
     /// of them the target has left out.
-    fn judge_lone_exemplars(&mut self, outcome: Outcome, said: &Said, body: &Bytes) -> (Outcome, u64) {
+    fn judge_lone_exemplars(&mut self, sent: Sent, outcome: Outcome, said: &Said, body: &Bytes) -> (Outcome, u64) {
         match self.requests.answered(said, std::time::Instant::now()) {
             Refusal::None => return (outcome, 0),
             Refusal::News => tracing::info!(
@@ -467,7 +470,11 @@ impl Target {
             Refusal::Known => {}
         }
         match outcome {
-            Outcome::Accepted { .. } => (outcome, request::lone_exemplars(body)),
+            // (If it kept nothing, all of it is looked into, and goes again.)
+            Outcome::Accepted { refused } if refused == 0 || refused < sent.samples + sent.histograms => {
+                (outcome, request::lone_exemplars(body))
+            }
+            Outcome::Accepted { .. } => (outcome, 0),
             _ => (
                 Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived: false, timed_out: false },
                 0,
@@ -484,10 +491,9 @@ impl Target {
         }
         let learned = Learned { url: self.identity, ..self.delivery.learned() };
         self.progress.book(&mut self.completed, self.delivery.cuts(), learned);
-        match self.delivery.oldest_received_ms() {
+        match self.oldest_received_ms() {
             Some(received_ms) => self.progress.owes(received_ms),
-            None if self.delivery.is_idle() => self.progress.owes_nothing(),
-            None => {}
+            None => self.progress.owes_nothing(),
         }
     }
 

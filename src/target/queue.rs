@@ -74,10 +74,11 @@ impl Queue {
         self.records.is_empty()
     }
 
-    /// Whether nothing is left of whatever is waiting, and it is not part of what a former life had cut.
-    #[must_use]
-    pub fn is_void(&self) -> bool {
-        self.decoded == 0 && !self.is_cut_before()
+    /// Takes out the records at the front of which nothing is left: they need no request. (What a former life had cut stays together.)
+    pub fn take_void(&mut self) -> Vec<Arc<Outgoing>> {
+        let is_void = |record: &&Arc<Outgoing>| record.is_empty() && self.cut_of(record.header.position).is_none();
+        let void = self.records.iter().take_while(is_void).count();
+        self.take(void)
     }
 
     /// The oldest record.

@@ -27,6 +27,9 @@ use crate::wal::record::{Counts, Header};
 /// many now and then, beyond that each time (29 bytes a series, 7/8 of one of two generations).
 const CACHE_BYTES: usize = 16 << 20;
 
+/// More memory than that is not kept for the next record.
+const KEPT_MAX: usize = 8 << 20;
+
 /// See the module.
 #[derive(Debug)]
 pub struct Rewriting {
@@ -67,7 +70,11 @@ impl Rewriting {
     /// [`NotRewritten`].
     pub fn outgoing(&mut self, record: Record) -> Result<Outgoing, NotRewritten> {
         let Some(relabeler) = &mut self.relabeler else { return Ok(Outgoing::whole(record)) };
-        match relabeled(relabeler, &record, &mut self.message, &mut self.compressor) {
+        let relabeled = relabeled(relabeler, &record, &mut self.message, &mut self.compressor);
+        if self.message.capacity() > KEPT_MAX {
+            self.message = Vec::new();
+        }
+        match relabeled {
             Ok(Some((body, decoded_len, counts))) => Ok(Outgoing::rewritten(record, body, decoded_len, counts)),
             Ok(None) => Ok(Outgoing::whole(record)),
             Err(error) => Err(NotRewritten { record: Box::new(record), error }),

@@ -61,9 +61,6 @@ impl Target {
 
     /// Tells the state.
     pub(super) fn show(&mut self) {
-        if self.unreadable.iter().any(Option::is_some) {
-            return;
-        }
         let suspicion = self.delivery.suspicion();
         let record_by_record = suspicion.goes_record_by_record(std::time::Instant::now());
         let (phase, reason) = if self.delivery.is_paused() {
@@ -93,7 +90,10 @@ impl Target {
                 }
             }
         };
-        self.progress.enter(phase, reason, now_ms());
+        // That the log cannot be read was told when it could not be.
+        if phase == Phase::Paused || self.unreadable.iter().all(Option::is_none) {
+            self.progress.enter(phase, reason, now_ms());
+        }
         let pace = self.delivery.pace();
         self.progress.detail(Details {
             in_flight: self.delivery.in_flight(),

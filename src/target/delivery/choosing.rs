@@ -18,7 +18,7 @@ use super::super::queue::{Limits, RECORDS_MAX};
 use super::super::window::BatchId;
 use super::active::{Active, keyed, parts_of};
 use super::senders::Senders;
-use super::{Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, LaneState, Next, What};
+use super::{Attempt, AttemptId, Delivery, FORGET_INTERVAL, Flight, Lane, LaneState, Next, Reach, What};
 use crate::protocol::Protocol;
 use crate::savepoint::{Cuts, Outcomes};
 
@@ -86,6 +86,7 @@ impl Delivery {
         if self.is_paused {
             return Next::Wait(None);
         }
+        self.settle_void();
         if now >= self.forgets_at {
             self.forgets_at = now + FORGET_INTERVAL;
             self.culprits.forget(now);
@@ -319,10 +320,10 @@ impl Delivery {
     /// Cuts the next batch of a lane, if it may start now, or if it has to wait for others and does not grow any more.
     fn cut(&mut self, lane: Lane, question_about: Option<BatchId>, now: Instant, contents: &dyn Contents) -> Cutting {
         let limits = self.limits(now);
-        let LaneState { queue, reads_on, .. } = &self.lanes[lane as usize];
+        let LaneState { queue, reach, .. } = &self.lanes[lane as usize];
         let senders = &self.senders;
         let plan = queue.plan(limits, |record| senders.is_hopeless((lane, record.meta.sender)));
-        if plan.records == 0 || (*reads_on && !queue.is_void()) {
+        if plan.records == 0 || *reach == Reach::Stretch {
             return Cutting::Nothing;
         }
         match self.pace.may_start(now) {

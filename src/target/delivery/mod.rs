@@ -59,7 +59,7 @@ use active::Active;
 pub(super) use active::headers_of;
 use budget::Budget;
 use senders::Senders;
-pub use words::{Attempt, AttemptId, Event, Lane, Next, Refused, Resume, Rules, Said, Trouble};
+pub use words::{Attempt, AttemptId, Event, Lane, Next, Reach, Refused, Resume, Rules, Said, Trouble};
 
 use super::batch::{Completed, Contents, Samples};
 use super::culprits::Culprits;
@@ -71,7 +71,7 @@ use super::queue::Queue;
 use super::suspicion::Suspicion;
 use super::window::{BatchId, Window};
 use crate::protocol::Protocol;
-use crate::savepoint::{Learned, Reason};
+use crate::savepoint::{Learned, Outcomes, Reason};
 use crate::wal::record::Kind;
 
 /// So many sets of headers that were taken of late are remembered.
@@ -103,8 +103,7 @@ struct Flight {
 #[derive(Debug, Default)]
 struct LaneState {
     queue: Queue,
-    /// More is there and wanted than was read yet.
-    reads_on: bool,
+    reach: Reach,
     window: Window,
     /// The oldest record in the queue has to wait for one of these, and what goes with it may still grow.
     waits_for: BTreeSet<BatchId>,
@@ -208,9 +207,23 @@ impl Delivery {
         self.lanes[lane as usize].queue.push(record);
     }
 
-    /// Whether more is there and wanted of a lane than was read yet: nothing new is cut of it then, but what needs no request.
-    pub fn reads_on(&mut self, lane: Lane, reads_on: bool) {
-        self.lanes[lane as usize].reads_on = reads_on;
+    /// How far a lane was read. While more of it is there and wanted, nothing is cut of it: batches are as large as if all were read at once.
+    pub fn was_read(&mut self, lane: Lane, reach: Reach) {
+        self.lanes[lane as usize].reach = reach;
+    }
+
+    /// How far it was read last.
+    #[must_use]
+    pub fn reach(&self, lane: Lane) -> Reach {
+        self.lanes[lane as usize].reach
+    }
+
+    /// What is waiting in front and needs no request is settled.
+    fn settle_void(&mut self) {
+        for lane in &mut self.lanes {
+            let void = lane.queue.take_void();
+            self.completed.extend(void.iter().map(|record| Completed::of(record, Outcomes::default())));
+        }
     }
 
     /// How new the newest sample is that came in, in ms since 1970: what is much older is a backlog.
@@ -260,10 +273,6 @@ impl Delivery {
     pub fn unsent(&mut self, id: AttemptId, contents: &dyn Contents, now: Instant) {
         let Some(flight) = self.flights.remove(&id) else { return };
         self.pace.abandon(now, flight.ticket);
-        if self.trouble.is_some() {
-            // It was no attempt: whoever's turn it is to be asked has it still.
-            self.trouble_attempts = self.trouble_attempts.saturating_sub(1);
-        }
         let What::Piece { batch, .. } = flight.what else { return };
         let active = self.batches.get_mut(&batch).expect("a batch in flight is there");
         active.flight = None;
@@ -326,7 +335,7 @@ impl Delivery {
     /// Nothing was read that is not told, and nothing more is there.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.batches.is_empty() && self.lanes.iter().all(|lane| lane.queue.is_empty() && !lane.reads_on)
+        self.batches.is_empty() && self.lanes.iter().all(|lane| lane.queue.is_empty() && lane.reach == Reach::End)
     }
 
     /// The oldest record that is not told, when it was received.

@@ -71,6 +71,18 @@ impl Lane {
     }
 }
 
+/// How far a lane was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// To the end of what is there.
+    #[default]
+    End,
+    /// As far as there is room, or as can be read now.
+    Enough,
+    /// As far as a stretch goes: more is there, and wanted.
+    Stretch,
+}
+
 /// Names an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AttemptId(pub u64);

@@ -210,7 +210,7 @@ impl World {
         true
     }
 
-    /// Reads as `reading` does, with half of the seeds some records at a stretch. Whether more is there.
+    /// Reads as `intake` does, with half of the seeds some records at a stretch. Whether more is there.
     fn read(&mut self) -> bool {
         let elapsed = self.elapsed();
         let stretch = if self.seed.is_multiple_of(2) { u64::MAX } else { 1 + self.seed % 7 };
@@ -218,7 +218,7 @@ impl World {
         let lanes: &[Lane] = if self.lane_end.is_some() { &[Lane::One, Lane::Two] } else { &[Lane::One] };
         for lane in lanes {
             let mut read = 0;
-            self.delivery.reads_on(*lane, false);
+            self.delivery.was_read(*lane, Reach::Enough);
             while self.delivery.has_room(*lane, self.now) && self.completed.len() < UNBOOKED_MAX {
                 let next = self.read[*lane as usize] + 1;
                 let is_behind = self.lane_end.is_some_and(|end| *lane == Lane::One && next > end);
@@ -226,7 +226,7 @@ impl World {
                     break;
                 }
                 if read == stretch {
-                    self.delivery.reads_on(*lane, true);
+                    self.delivery.was_read(*lane, Reach::Stretch);
                     reads_on = true;
                     break;
                 }
