@@ -98,7 +98,7 @@ impl Requests {
         }
     }
 
-    /// There is nothing to be sent for now: memory that was kept for the next request is given back.
+    /// Gives back the memory that is kept from one request to the next.
     pub fn rest(&mut self) {
         self.messages = Messages::default();
     }

@@ -59,7 +59,7 @@ impl Rewriting {
         Rewriting { relabeler, message: Vec::new(), compressor: Compressor::new() }
     }
 
-    /// There is nothing to be read for now: memory that was kept for the next record is given back.
+    /// Gives back the memory that is kept from one record to the next.
     pub fn rest(&mut self) {
         self.message = Vec::new();
     }
