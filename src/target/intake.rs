@@ -12,7 +12,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -20,6 +19,7 @@ use super::batch::Completed;
 use super::delivery::{Lane, Reach};
 use super::reading::{PART_AT_LAG_MS, Read};
 use super::rewriting::NotRewritten;
+use super::unreadable::Unreadable;
 use super::{Phase, SendOrder, Target, UNBOOKED_MAX};
 use crate::clock::now_ms;
 use crate::savepoint::{Outcomes, Range, Savepoint};
@@ -27,18 +27,6 @@ use crate::wal::{Mark, Place};
 
 /// Bytes, decompressed and before the rules, of a stretch; and what is left of its last record.
 const STRETCH_BYTES: u64 = 1 << 20;
-/// How long a part of the log that the disk does not give is tried again before it is taken for damaged: a path to a disk that
-/// fails over takes seconds, somebody who plugs a cable in takes minutes.
-const UNREADABLE_PATIENCE: Duration = Duration::from_secs(600);
-const UNREADABLE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// The disk does not give what is next.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Unreadable {
-    since: Instant,
-    next_try: Instant,
-}
-
 impl Target {
     /// New records are of no use to a target that has its hands full: it need not wake up for them.
     pub(super) fn waits_for_records(&self) -> bool {
@@ -67,10 +55,8 @@ impl Target {
         if self.completed.len() >= UNBOOKED_MAX {
             return (Reach::Enough, None);
         }
-        if let Some(unreadable) = self.unreadable[lane as usize]
-            && now < unreadable.next_try
-        {
-            return (Reach::Enough, Some(unreadable.next_try));
+        if let Some(next_try) = self.unreadable[lane as usize].map(Unreadable::next_try).filter(|next| now < *next) {
+            return (Reach::Enough, Some(next_try));
         }
         let mut read = 0;
         while self.delivery.has_room(lane, now.into_std()) {
@@ -161,24 +147,25 @@ impl Target {
         });
     }
 
-    /// The disk does not give the next record. Nothing is lost by that: it is read again, for [`UNREADABLE_PATIENCE`], and taken for
-    /// damage only then.
+    /// The disk does not give the next record. Nothing is lost by that: it is read again, and taken for damage only after a long time.
     fn cannot_read(&mut self, lane: Lane, error: &io::Error, now: Instant) -> Option<Instant> {
-        let since = self.unreadable[lane as usize].map(|unreadable| unreadable.since).unwrap_or_else(|| {
-            tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
-            now
-        });
+        let unreadable = match self.unreadable[lane as usize] {
+            Some(unreadable) => unreadable.again(now, Instant::now()),
+            None => {
+                tracing::error!(target = self.settings.name, %error, "the log cannot be read; it is tried again");
+                Unreadable::since(Instant::now())
+            }
+        };
         if !self.delivery.is_paused() {
             self.progress.enter(Phase::BackingOff, Some(format!("the log cannot be read: {error}")), now_ms());
         }
-        if now - since >= UNREADABLE_PATIENCE {
+        if unreadable.is_given_up() {
             tracing::error!(target = self.settings.name, %error, "the log still cannot be read; it is taken for damaged there");
             self.reading.give_up_unreadable(lane);
             self.unreadable[lane as usize] = None;
             return Some(now);
         }
-        let next_try = now + UNREADABLE_INTERVAL;
-        self.unreadable[lane as usize] = Some(Unreadable { since, next_try });
-        Some(next_try)
+        self.unreadable[lane as usize] = Some(unreadable);
+        Some(unreadable.next_try())
     }
 }

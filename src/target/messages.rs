@@ -1,13 +1,13 @@
-//! The records of a request, decompressed one behind the other in memory that is used again.
+//! Records, decompressed one behind the other in memory that is used again: those of a request, or the one that rules are applied to.
 //!
 //! ```text
-//!   memory    [ record 0 | record 1 | record 2 |  . . .  ]      as long as the longest of late, at most KEPT_MAX between requests
+//!   memory    [ record 0 | record 1 | record 2 |  . . .  ]      as long as the longest of late, at most KEPT_MAX from one use to the next
 //! ```
 //!
-//! What is given back to the system after each request is mapped and cleared anew for the next: for megabytes, that costs as much as to decompress into them.
+//! What is given back to the system after each use is mapped and cleared anew for the next: for megabytes, that costs as much as to decompress into them.
 
-use super::outgoing::Outgoing;
 use crate::protocol::snappy::{self, SnappyError};
+use crate::wal::Record;
 
 /// More of it is given back.
 const KEPT_MAX: usize = 8 << 20;
@@ -23,7 +23,7 @@ impl Messages {
     ///
     /// # Errors
     /// One does not decompress to what its record says.
-    pub fn of<'r>(&mut self, records: impl Iterator<Item = &'r Outgoing> + Clone) -> Result<Vec<&[u8]>, SnappyError> {
+    pub fn of<'r>(&mut self, records: impl Iterator<Item = &'r Record> + Clone) -> Result<Vec<&[u8]>, SnappyError> {
         let len = records.clone().map(|record| record.header.decoded_len as usize).sum();
         if self.memory.len() < len {
             self.memory.resize(len, 0);
@@ -39,7 +39,7 @@ impl Messages {
         Ok(messages)
     }
 
-    /// Between requests: what was needed for a large one.
+    /// After a use: what was needed for a large one.
     pub fn give_back(&mut self) {
         if self.memory.capacity() > KEPT_MAX {
             self.memory = Vec::new();
@@ -50,35 +50,18 @@ impl Messages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wal::record::{Counts, Header, Kind, Meta, TimeRange};
-    use crate::wal::{Place, Position, Record, SegmentId};
+    use crate::target::outgoing::testing::record;
+    use crate::wal::record::{Counts, Kind};
 
-    fn record(message: &[u8]) -> Outgoing {
-        let body = snappy::compress(message).unwrap();
-        let header = Header {
-            kind: Kind::Write1,
-            flags: 0,
-            position: Position(1),
-            total: 0,
-            body_len: body.len() as u32,
-            meta_len: 0,
-            body_crc: 0,
-            received_ms: 0,
-            counts: Counts::default(),
-            times: TimeRange { min: 0, max: 0 },
-            unacknowledged: 0,
-            decoded_len: message.len() as u32,
-        };
-        let next = Place { segment: SegmentId(1), offset: 0 };
-        let meta = Meta { forwarded: Vec::new(), sender: None };
-        Outgoing::whole(Record { header, meta, body: body.into(), next })
+    fn of(message: &[u8]) -> Record {
+        record(Kind::Write1, message, Counts::default())
     }
 
     #[test]
     fn each_message_is_that_of_its_record_whatever_was_in_the_memory() {
         let mut messages = Messages::default();
         for texts in [&["abc", "", "defgh"][..], &["x", "yz"], &[], &["abcdefghijk", "l"]] {
-            let records: Vec<Outgoing> = texts.iter().map(|text| record(text.as_bytes())).collect();
+            let records: Vec<Record> = texts.iter().map(|text| of(text.as_bytes())).collect();
             let expected: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
             assert_eq!(messages.of(records.iter()).unwrap(), expected);
         }
@@ -86,16 +69,16 @@ mod tests {
 
     #[test]
     fn what_holds_more_than_its_record_says_is_an_error_and_reaches_into_no_other() {
-        let long = snappy::compress(b"abcdef").unwrap();
-        let says_less = Outgoing::rewritten(Record::clone(&record(b"abc")), long.into(), 3, Counts::default());
-        assert!(Messages::default().of([says_less, record(b"de")].iter()).is_err());
+        let mut says_less = of(b"abcdef");
+        says_less.header.decoded_len = 3;
+        assert!(Messages::default().of([says_less, of(b"de")].iter()).is_err());
     }
 
     #[test]
-    fn what_a_large_request_needed_is_given_back() {
+    fn what_a_large_use_needed_is_given_back() {
         let mut messages = Messages::default();
         for (len, is_kept) in [(KEPT_MAX, true), (KEPT_MAX + 1, false), (10, true)] {
-            messages.of([record(&vec![7; len])].iter()).unwrap();
+            messages.of([of(&vec![7; len])].iter()).unwrap();
             messages.give_back();
             assert_eq!(messages.memory.capacity() > 0, is_kept);
         }

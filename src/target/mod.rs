@@ -20,7 +20,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `intake`, `reading` | what comes next: a stretch of each lane, cursors |
+//! | `intake`, `reading`, `unreadable` | what comes next: a stretch of each lane, cursors, and how long the disk is waited for |
 //! | `rewriting`, `outgoing` | what the target's rules leave of it |
 //! | `queue`, `batch`, `window` | which records make a request, what is left of it, what must wait for what |
 //! | `pace`, `speed`, `backoff` | how fast, how long |
@@ -58,6 +58,7 @@ mod speed;
 mod state;
 mod suspicion;
 mod telling;
+mod unreadable;
 mod window;
 
 use std::collections::HashMap;
@@ -74,7 +75,6 @@ pub use backoff::{Backoff, InvalidBackoff};
 pub use catch_up::{CatchUp, Outlook};
 use client::{Answered, Client, Connections, Request, Unanswered};
 use delivery::{Attempt, AttemptId, Delivery, Next, Resume, Said};
-use intake::Unreadable;
 use lone_exemplars::Refusal;
 pub use negotiation::ProtocolRule;
 pub use orders::{Destination, Moved, Order, Orders, Parcel, Resent};
@@ -89,6 +89,7 @@ pub use settings::{IN_FLIGHT_MAX, SendOrder, Settings, StartFrom};
 use speed::Speed;
 pub use state::Phase;
 use telling::{said_text, shown};
+use unreadable::Unreadable;
 
 use crate::clock::now_ms;
 use crate::dead_letter::Ring;
@@ -157,7 +158,7 @@ pub struct Target {
     log: Log,
     inbox: Inbox,
     orders: Orders,
-    /// Of each lane: since when the disk does not give what is next, and when it is asked again.
+    /// Of each lane, if the disk does not give what is next.
     unreadable: [Option<Unreadable>; 2],
     /// Of each lane: when what was read last was received, ms since 1970.
     read_ms: [i64; 2],
@@ -405,12 +406,10 @@ impl Target {
             Err(error) => std::panic::resume_unwind(error.into_panic()),
         };
         let Some(in_flight) = self.in_flight.remove(&id) else { return };
-        let InFlight { sent, mut untranslated, has_metadata, with_lone_exemplars, taught, handle: _ } = in_flight;
+        let InFlight { sent, untranslated, has_metadata, with_lone_exemplars, taught, handle: _ } = in_flight;
         let (mut outcome, said) = self.judge(sent, bytes, timeout, answer);
         if let Some(body) = with_lone_exemplars {
-            let left_out;
-            (outcome, left_out) = self.judge_lone_exemplars(sent, outcome, &said, &body);
-            untranslated[0] += left_out;
+            outcome = self.judge_lone_exemplars(sent, outcome, &said, &body);
         }
         if matches!(outcome, Outcome::Accepted { .. }) {
             self.metrics.untranslated(untranslated);
@@ -457,11 +456,11 @@ impl Target {
         }
     }
 
-    /// The same of a request with exemplars in series of their own: if it was refused as a whole for their sake, it is built again without. And how many
-    /// of them the target has left out.
-    fn judge_lone_exemplars(&mut self, sent: Sent, outcome: Outcome, said: &Said, body: &Bytes) -> (Outcome, u64) {
+    /// The same of a request with exemplars in series of their own: if it was refused as a whole for their sake, it is built again without; else those that
+    /// the target left out are counted.
+    fn judge_lone_exemplars(&mut self, sent: Sent, outcome: Outcome, said: &Said, body: &Bytes) -> Outcome {
         match self.requests.answered(said, std::time::Instant::now()) {
-            Refusal::None => return (outcome, 0),
+            Refusal::None => return outcome,
             Refusal::News => tracing::info!(
                 target = self.settings.name,
                 answer = said_text(said),
@@ -470,15 +469,15 @@ impl Target {
             Refusal::Known => {}
         }
         match outcome {
-            // (If it kept nothing, all of it is looked into, and goes again.)
-            Outcome::Accepted { refused } if refused == 0 || refused < sent.samples + sent.histograms => {
-                (outcome, request::lone_exemplars(body))
+            Outcome::Accepted { refused } => {
+                let all = sent.samples + sent.histograms;
+                // (If it kept nothing, all of it is looked into, and goes again without.)
+                if refused < all || all == 0 {
+                    self.metrics.untranslated([request::lone_exemplars(body), 0, 0]);
+                }
+                outcome
             }
-            Outcome::Accepted { .. } => (outcome, 0),
-            _ => (
-                Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived: false, timed_out: false },
-                0,
-            ),
+            _ => Outcome::Retry { retry_after: None, is_throttled: false, may_have_arrived: false, timed_out: false },
         }
     }
 

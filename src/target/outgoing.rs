@@ -74,3 +74,34 @@ impl Deref for Outgoing {
         &self.record
     }
 }
+
+#[cfg(test)]
+pub mod testing {
+    //! Records for tests.
+
+    use super::*;
+    use crate::protocol::snappy;
+    use crate::wal::record::{Header, Kind, Meta, TimeRange};
+    use crate::wal::{Place, Position, SegmentId};
+
+    /// The seventh of a log, up to which there are 1000 samples.
+    pub fn record(kind: Kind, message: &[u8], counts: Counts) -> Record {
+        let body = snappy::compress(message).unwrap();
+        let header = Header {
+            kind,
+            flags: 0,
+            position: Position(7),
+            total: 1000,
+            body_len: body.len() as u32,
+            meta_len: 0,
+            body_crc: 0,
+            received_ms: 0,
+            counts,
+            times: TimeRange { min: 2, max: 2 },
+            unacknowledged: 0,
+            decoded_len: message.len() as u32,
+        };
+        let meta = Meta { forwarded: Vec::new(), sender: None };
+        Record { header, meta, body: body.into(), next: Place { segment: SegmentId(1), offset: 0 } }
+    }
+}

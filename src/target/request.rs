@@ -270,7 +270,7 @@ fn selections<'a>(
             Chosen::Listed(list, range) => selection::Chosen::Listed(&list[range.clone()]),
         },
     };
-    let messages = messages.of(parts.iter().map(|(record, _)| &**record))?;
+    let messages = messages.of(parts.iter().map(|(record, _)| &***record))?;
     Ok(messages.into_iter().zip(parts).map(selection).collect())
 }
 
@@ -316,8 +316,8 @@ mod tests {
 
     use super::*;
     use crate::protocol::messages::v2 as pb2;
-    use crate::wal::record::{Counts, Meta, TimeRange};
-    use crate::wal::{Place, Position, Record, SegmentId};
+    use crate::target::outgoing::testing::record;
+    use crate::wal::record::Counts;
 
     /// 100 series with a label of 100 KB and metadata: 10 MB in 1.0.
     fn large() -> Arc<Outgoing> {
@@ -330,24 +330,8 @@ mod tests {
             ..Default::default()
         };
         let message = pb2::Request { symbols, timeseries: vec![series; 100] }.encode_to_vec();
-        let body = snappy::compress(&message).unwrap();
-        let header = Header {
-            kind: Kind::Write2,
-            flags: 0,
-            position: Position(1),
-            total: 100,
-            body_len: body.len() as u32,
-            meta_len: 0,
-            body_crc: 0,
-            received_ms: 0,
-            counts: Counts { samples: 100, histograms: 0, exemplars: 0, series: 100, metadata: 0 },
-            times: TimeRange { min: 2, max: 2 },
-            unacknowledged: 0,
-            decoded_len: message.len() as u32,
-        };
-        let meta = Meta { forwarded: Vec::new(), sender: None };
-        let next = Place { segment: SegmentId(1), offset: 0 };
-        Arc::new(Outgoing::whole(Record { header, meta, body: body.into(), next }))
+        let counts = Counts { samples: 100, series: 100, ..Counts::default() };
+        Arc::new(Outgoing::whole(record(Kind::Write2, &message, counts)))
     }
 
     #[test]

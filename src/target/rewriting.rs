@@ -12,13 +12,14 @@
 
 use bytes::Bytes;
 
+use super::messages::Messages;
 use super::negotiation::protocol_of;
 use super::outgoing::Outgoing;
 use super::request::BodyError;
 use crate::protocol::Offences;
 use crate::protocol::canonical::canonicalise;
 use crate::protocol::rewrite::{Verdict, rewrite};
-use crate::protocol::snappy::{self, Compressor, SnappyError};
+use crate::protocol::snappy::{Compressor, SnappyError};
 use crate::relabel::{self, Merged, Relabeler, Rules};
 use crate::wal::Record;
 use crate::wal::record::{Counts, Header};
@@ -27,16 +28,12 @@ use crate::wal::record::{Counts, Header};
 /// many now and then, beyond that each time (29 bytes a series, 7/8 of one of two generations).
 const CACHE_BYTES: usize = 16 << 20;
 
-/// More memory than that is not kept for the next record.
-const KEPT_MAX: usize = 8 << 20;
-
 /// See the module.
 #[derive(Debug)]
 pub struct Rewriting {
     /// `None`: there are no rules.
     relabeler: Option<Relabeler>,
-    /// Memory for a decompressed request.
-    message: Vec<u8>,
+    messages: Messages,
     compressor: Compressor,
 }
 
@@ -56,12 +53,12 @@ impl Rewriting {
     #[must_use]
     pub fn new(rules: &Rules) -> Rewriting {
         let relabeler = (!rules.is_empty()).then(|| Relabeler::new(rules.clone(), CACHE_BYTES));
-        Rewriting { relabeler, message: Vec::new(), compressor: Compressor::new() }
+        Rewriting { relabeler, messages: Messages::default(), compressor: Compressor::new() }
     }
 
     /// Gives back the memory that is kept from one record to the next.
     pub fn rest(&mut self) {
-        self.message = Vec::new();
+        self.messages = Messages::default();
     }
 
     /// What the target is to be sent of a record.
@@ -70,10 +67,8 @@ impl Rewriting {
     /// [`NotRewritten`].
     pub fn outgoing(&mut self, record: Record) -> Result<Outgoing, NotRewritten> {
         let Some(relabeler) = &mut self.relabeler else { return Ok(Outgoing::whole(record)) };
-        let relabeled = relabeled(relabeler, &record, &mut self.message, &mut self.compressor);
-        if self.message.capacity() > KEPT_MAX {
-            self.message = Vec::new();
-        }
+        let relabeled = relabeled(relabeler, &record, &mut self.messages, &mut self.compressor);
+        self.messages.give_back();
         match relabeled {
             Ok(Some((body, decoded_len, counts))) => Ok(Outgoing::rewritten(record, body, decoded_len, counts)),
             Ok(None) => Ok(Outgoing::whole(record)),
@@ -86,15 +81,19 @@ impl Rewriting {
 fn relabeled(
     relabeler: &mut Relabeler,
     record: &Record,
-    message: &mut Vec<u8>,
+    messages: &mut Messages,
     compressor: &mut Compressor,
 ) -> Result<Option<(Bytes, u32, Counts)>, BodyError> {
     let protocol = protocol_of(record.header.kind);
-    snappy::decompress_into(&record.body, record.header.decoded_len, message)?;
-    if record.header.flags & Header::FLAG_UNSORTED != 0 {
+    let sorted;
+    let message = match messages.of([record].into_iter())?[0] {
         // Of a log from before requests were put in order when they are received.
-        *message = canonicalise(protocol, message, &Offences::default())?.message;
-    }
+        message if record.header.flags & Header::FLAG_UNSORTED != 0 => {
+            sorted = canonicalise(protocol, message, &Offences::default())?.message;
+            &sorted
+        }
+        message => message,
+    };
     let rewritten = rewrite(protocol, message, |series, sink| {
         if series.unreadable.is_some() {
             return Verdict::Drop;
@@ -145,9 +144,10 @@ mod tests {
 
     use super::*;
     use crate::protocol::messages::v1 as pb1;
+    use crate::protocol::snappy;
     use crate::relabel::RelabelConfig;
-    use crate::wal::record::{Kind, Meta, TimeRange};
-    use crate::wal::{Place, Position, SegmentId};
+    use crate::target::outgoing::testing;
+    use crate::wal::record::Kind;
 
     fn series(labels: &[(&str, &str)]) -> pb1::TimeSeries {
         let label = |(name, value): &(&str, &str)| pb1::Label { name: (*name).into(), value: (*value).into() };
@@ -158,23 +158,10 @@ mod tests {
     fn record(timeseries: Vec<pb1::TimeSeries>, flags: u8) -> Record {
         let samples = timeseries.len() as u32;
         let message = pb1::WriteRequest { timeseries, ..Default::default() }.encode_to_vec();
-        let body = snappy::compress(&message).unwrap();
-        let header = Header {
-            kind: Kind::Write1,
-            flags,
-            position: Position(7),
-            total: 1000,
-            body_len: body.len() as u32,
-            meta_len: 0,
-            body_crc: 0,
-            received_ms: 0,
-            counts: Counts { samples, histograms: 0, exemplars: 0, series: samples, metadata: 0 },
-            times: TimeRange { min: 2, max: 2 },
-            unacknowledged: 0,
-            decoded_len: message.len() as u32,
-        };
-        let meta = Meta { forwarded: Vec::new(), sender: None };
-        Record { header, meta, body: body.into(), next: Place { segment: SegmentId(1), offset: 0 } }
+        let counts = Counts { samples, series: samples, ..Counts::default() };
+        let mut record = testing::record(Kind::Write1, &message, counts);
+        record.header.flags = flags;
+        record
     }
 
     fn rewriting(external: &[(&str, &str)], dropped: &str) -> Rewriting {

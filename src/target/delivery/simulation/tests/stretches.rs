@@ -28,17 +28,3 @@ fn what_nothing_is_left_of_is_booked_after_each_stretch_while_there_is_nothing_e
     world.run();
     assert_eq!((world.sent_in, world.savepoint.ledger.filtered), ([1, 0], 40), "the rest goes with one request");
 }
-
-#[test]
-fn a_backlog_of_which_nothing_is_left_keeps_no_fresh_data_waiting() {
-    // The first half is the backlog.
-    let void = || Fake { filtered: 5, ..Fake::of([]) };
-    let log: Vec<Fake> = (0..2000).map(|_| void()).chain((0..2000).map(|n| Fake::of([n]))).collect();
-    let mut setup = Setup { has_two_lanes: true, learned: learned(), ..Setup::new(BY_TWO, log) };
-    setup.rules.max_samples_per_send = 50;
-    let mut world = World::new(setup);
-    (0..10).for_each(|_| assert!(world.step()));
-    assert_eq!(world.read, [20, 2020], "each lane has its stretch");
-    world.run();
-    assert_eq!((world.stored(), world.savepoint.ledger.filtered), (2000, 10_000));
-}
