@@ -290,3 +290,25 @@ async fn a_relay_that_waits_for_targets_sleeps() {
     println!("{a_second} a second");
     assert!(a_second < 50.0, "{a_second} context switches a second");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_large_requests_needed_is_given_back_when_nothing_more_comes() {
+    let sink = Sink::start().await;
+    sink.stop().await;
+    // Decompressed for the rules, and ten at a time to be translated.
+    let lines = ["protocol = \"2.0\"", "max_backoff = \"100ms\"", "external_labels = { region = \"eu\" }"];
+    let relay = Config::new().wal("max_size = \"256MiB\"").target("a", &sink.url(), &lines).start().await;
+    let long = "x".repeat(300);
+    let request = (0..2000).fold(Request::new(), |request, number| {
+        request.series(&[("__name__", "up"), ("instance", &format!("{number}{long}"))], &[(FIRST_TIMESTAMP, 1.0)])
+    });
+    let (post, http) = (request.post(Protocol::V1), client());
+    for _ in 0..30 {
+        assert_eq!(post.send(&http, &relay.write_url()).await.unwrap().status(), 204);
+    }
+    sink.start_again().await;
+    relay.drained(SOON).await;
+    let before = private_bytes(&relay);
+    let is_given_back = async || (private_bytes(&relay) + 4 * MIB < before).then_some(());
+    eventually("megabytes are given back", SOON, is_given_back).await;
+}
