@@ -27,6 +27,7 @@ use crate::wal::{Mark, Place};
 
 /// Bytes, decompressed and before the rules, of a stretch; and what is left of its last record.
 const STRETCH_BYTES: u64 = 1 << 20;
+
 impl Target {
     /// New records are of no use to a target that has its hands full: it need not wake up for them.
     pub(super) fn waits_for_records(&self) -> bool {
